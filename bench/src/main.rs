@@ -1,0 +1,3 @@
+//! Load generator and comparison harness for ringlb.
+
+fn main() {}

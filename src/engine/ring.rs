@@ -1,0 +1,1 @@
+//! The engine on io_uring.

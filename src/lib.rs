@@ -1,0 +1,24 @@
+//! ringlb: a Layer-4 TCP load balancer for Linux on io_uring.
+//!
+//! The modules stand here in layer order; each may import only from the rows below its own
+//! (`tests/layers.rs` holds the rule, `docs/architecture.md` the reasons).
+
+// cli
+pub mod cli;
+// server
+// control, demo
+pub mod control;
+// worker
+pub mod worker;
+// config, metrics
+pub mod config;
+// balance, relay, engine
+pub mod balance;
+pub mod engine;
+pub mod relay;
+// address, errno, limits, slots, time
+pub mod address;
+pub mod errno;
+pub mod limits;
+pub mod slots;
+pub mod time;

@@ -1,0 +1,3 @@
+//! The `ringlb` binary: arguments in, exit code out.
+
+fn main() {}
