@@ -41,6 +41,12 @@ pub const SPILL_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Small buffers that must be free; below it stalled directions give theirs back (see [`SPILL_BYTES_MAX`]).
 pub const BUFFERS_RESERVE: usize = BUFFERS_MAX / 4;
 
+/// Large buffers that must be free, likewise.
+pub const BULK_BUFFERS_RESERVE: usize = BULK_BUFFERS_MAX / 4;
+
+/// How long a send may make no progress, while buffers are short, before it has to give its buffers back.
+pub const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Chunks gathered into one send.
 pub const GATHER_MAX: usize = 16;
 
@@ -82,6 +88,7 @@ pub const CONNECT_ATTEMPTS_MAX: usize = 16;
 pub const WEIGHT_MAX: u32 = 65_535;
 
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
+const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);
 const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);

@@ -1,1 +1,293 @@
-//! relay
+//! The life of one connection, as a pure state machine: inputs in, actions out, time an argument.
+//!
+//! [`Relay`] knows two sides and two directions, and neither sockets nor buffers: whoever executes its actions
+//! (`worker::session`) holds the bytes and says what became of them. After every [`Relay::handle`] all of
+//! [`Relay::poll`] must be executed before the next input.
+//!
+//! # Phases
+//! ```text
+//! Choosing -> Connecting -> Relaying -> Resetting -> Ending
+//!    |  ^------'   |            '------------------------^
+//!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
+//!    '-> Refusing -> Ending
+//! ```
+//! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
+//! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
+//!   are over; that the other is slower does not hold it up.
+//! - *Resetting*: one side is broken. What it had sent is still delivered; when the other side has acknowledged
+//!   all of it (or time is up) it is reset.
+//! - *Refusing*: nobody serves this client. Our stream to it is ended and what it still sends is discarded for a while,
+//!   because closing over unread bytes would turn the refusal into a reset.
+//! - *Ending*: a join. A socket is closed when nothing is in flight on it, the relay is finished when both are.
+//!
+//! # Flow control
+//! A direction stops receiving when [`WATERMARK_HIGH_BYTES`](crate::limits::WATERMARK_HIGH_BYTES) wait and goes on
+//! at [`WATERMARK_LOW_BYTES`](crate::limits::WATERMARK_LOW_BYTES). One that has reached the high mark is taken for
+//! bulk and then receives large pieces one by one, which needs no mark at all; pieces that stay small end that.
+
+mod flow;
+mod machine;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::errno::Errno;
+
+pub use machine::Relay;
+
+/// One of the two sockets of a session.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The socket that was accepted.
+    Client = 0,
+    /// The socket that was connected.
+    Backend = 1,
+}
+
+impl Side {
+    /// Both sides.
+    pub const BOTH: [Side; 2] = [Side::Client, Side::Backend];
+
+    /// The other one.
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Backend,
+            Side::Backend => Side::Client,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Client => "client",
+            Side::Backend => "backend",
+        })
+    }
+}
+
+/// The durations and counts that a relay obeys; those of its listener and its pool together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How long one connect may take.
+    pub connect_timeout: Duration,
+    /// How long all connects together may take.
+    pub connect_budget: Duration,
+    /// How many backends are tried.
+    pub connect_attempts: u32,
+    /// How long a session may carry no byte either way; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long bytes of ours may stay unanswered by a side that says nothing at all; `None`: for ever.
+    pub dead_peer_timeout: Option<Duration>,
+}
+
+/// What has happened.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A backend was chosen and a connect to it is in flight.
+    Connecting,
+    /// No backend may serve this client.
+    NoneEligible,
+    /// The connect has succeeded.
+    Connected,
+    /// The connect has failed, or could not be begun; its socket is closed already.
+    ConnectFailed {
+        /// Why; see [`Relay::judge`] for what a cancelled connect stands for.
+        errno: Errno,
+        /// Whether another backend may do better.
+        retry: bool,
+        /// Whether it uses up one of the client's attempts.
+        counted: bool,
+    },
+    /// Bytes of this side were queued for the other one (or discarded: [`Relay::discards`]).
+    Received {
+        /// Whose bytes.
+        side: Side,
+        /// How many.
+        bytes: usize,
+        /// Whether the receive goes on.
+        more: bool,
+    },
+    /// A receive is over without bytes.
+    ReceiveEnded(Side, ReceiveEnd),
+    /// Buffers are there again for a side that was told to wait for them.
+    BuffersFree(Side),
+    /// A send to this side is over; so many bytes were taken from its queue.
+    Sent {
+        /// Whose send.
+        side: Side,
+        /// How many bytes the kernel took.
+        bytes: usize,
+        /// Whether that was all it was given.
+        whole: bool,
+    },
+    /// A send to this side has failed.
+    SendFailed(Side, Errno),
+    /// Our stream to this side could not be ended: it has reset the connection.
+    ShutdownFailed(Side, Errno),
+    /// The watch on this side has seen its end.
+    HungUp {
+        /// Whose.
+        side: Side,
+        /// A reset; otherwise the end of its stream, which the next receive will see for itself.
+        reset: bool,
+        /// Whether the watch goes on.
+        more: bool,
+    },
+    /// The watch on this side is over.
+    WatchEnded(Side),
+    /// The answer to [`Action::PollUnsent`].
+    Unsent(Side, usize),
+    /// The answer to [`Action::Inspect`].
+    Inspected {
+        /// Whose connection.
+        side: Side,
+        /// Whether something of ours is unanswered.
+        unanswered: bool,
+        /// A number that changes whenever the peer is heard.
+        heard: u32,
+    },
+    /// Buffers are short: what waits for this side should give its buffers back if its send makes no progress.
+    Reclaim(Side),
+    /// End the session now.
+    Kill(Kill),
+    /// The deadline may have passed.
+    Tick,
+}
+
+/// Why a receive ended without bytes, after a reset in disguise was told from an end of stream.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum ReceiveEnd {
+    /// The peer has ended its stream.
+    Eof,
+    /// No buffer was free.
+    Starved,
+    /// The relay had it cancelled, or the kernel ended it without a cause: receive again where wanted.
+    Cancelled,
+    /// The connection is broken.
+    Failed(Errno),
+}
+
+/// What is to be done.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`] or [`Input::ConnectFailed`].
+    Choose,
+    /// Cancel the connect.
+    CancelConnect,
+    /// Throw away what waits for this side; none of it is in flight.
+    Drop(Side),
+    /// Copy what waits for this side out of the receive buffers; none of it is in flight.
+    Spill(Side),
+    /// Send what waits for this side.
+    Send(Side),
+    /// Cancel the send to this side.
+    CancelSend(Side),
+    /// Receive from this side.
+    Receive {
+        /// From whom.
+        side: Side,
+        /// One large piece, instead of small ones until further notice.
+        bulk: bool,
+    },
+    /// Tell [`Input::BuffersFree`] when it is worth while to receive from this side again.
+    AwaitBuffers {
+        /// Who waits.
+        side: Side,
+        /// For a large one.
+        bulk: bool,
+    },
+    /// Cancel the receive from this side.
+    CancelReceive(Side),
+    /// Watch this side for a hang-up.
+    Watch(Side),
+    /// Cancel the watch on this side.
+    CancelWatch(Side),
+    /// End our stream to this side.
+    Shutdown(Side),
+    /// Ask how much of ours this side has not acknowledged.
+    PollUnsent(Side),
+    /// Ask how this side's connection stands.
+    Inspect(Side),
+    /// Close this side's socket; nothing is in flight on it. What waits for it is thrown away.
+    Close(Side),
+    /// The same, with a reset.
+    Reset(Side),
+    /// [`Input::Tick`] is wanted at this time, and not before.
+    Deadline(crate::time::Time),
+    /// All is closed; this is the last action.
+    Finished(CloseReason),
+}
+
+/// Who ends sessions from outside.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Kill {
+    /// The process stops and the time to drain is over.
+    Shutdown,
+}
+
+/// Why a session ended; the first cause counts, and there is exactly one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both streams ended in order; this side's was the first.
+    Eof(Side),
+    /// This side's connection broke: `ECONNRESET` for a reset, `ETIMEDOUT` for a keepalive unanswered ...
+    Failed(Side, Errno),
+    /// This side left bytes of ours unanswered for the dead-peer timeout.
+    DeadPeer(Side),
+    /// No byte either way for the idle timeout.
+    IdleTimeout,
+    /// No backend could serve.
+    NoBackend,
+    /// The last connect that was tried failed so.
+    ConnectFailed(Errno),
+    /// The last connect that was tried, or all together, took too long.
+    ConnectTimeout,
+    /// ringlb itself lacked something (descriptors, memory, ports).
+    Internal(Errno),
+    /// Somebody ended it.
+    Killed(Kill),
+}
+
+impl CloseReason {
+    /// The label of metrics and logs: one of a closed list.
+    pub const fn label(self) -> &'static str {
+        match self {
+            CloseReason::Eof(Side::Client) => "client_eof",
+            CloseReason::Eof(Side::Backend) => "backend_eof",
+            CloseReason::Failed(Side::Client, Errno::ECONNRESET) => "client_reset",
+            CloseReason::Failed(Side::Backend, Errno::ECONNRESET) => "backend_reset",
+            CloseReason::Failed(Side::Client, _) => "client_error",
+            CloseReason::Failed(Side::Backend, _) => "backend_error",
+            CloseReason::DeadPeer(Side::Client) => "client_dead",
+            CloseReason::DeadPeer(Side::Backend) => "backend_dead",
+            CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::NoBackend => "no_backend",
+            CloseReason::ConnectFailed(_) => "connect_failed",
+            CloseReason::ConnectTimeout => "connect_timeout",
+            CloseReason::Internal(_) => "internal",
+            CloseReason::Killed(Kill::Shutdown) => "shutdown",
+        }
+    }
+
+    /// The errno behind it, where there is one.
+    pub const fn errno(self) -> Option<Errno> {
+        match self {
+            CloseReason::Failed(_, errno) | CloseReason::ConnectFailed(errno) | CloseReason::Internal(errno) => {
+                Some(errno)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the end of a connect means to the backend it was for.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It failed with this errno.
+    Failed(Errno),
+    /// We gave up waiting.
+    TimedOut,
+    /// We had no use for it any more: it says nothing about the backend.
+    Abandoned,
+}

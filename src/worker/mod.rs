@@ -1,1 +1,4 @@
-//! worker
+//! The data-plane threads.
+
+pub mod session;
+pub mod timers;

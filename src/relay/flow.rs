@@ -1,0 +1,308 @@
+//! What follows from the state: sending, receiving, half-closing, resetting, closing, deadlines.
+//!
+//! [`Relay::advance`] runs after every input that may change more than a byte count, and brings both directions as
+//! far as they can go. It only looks at the state, so it does not matter what the input was.
+
+use super::machine::{Cancelled, Phase, Relay, Rx, Socket, Todo, Tx, Watch};
+use super::{CloseReason, Rules, Side};
+use crate::limits::{
+    BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
+    WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+};
+use crate::time::Time;
+
+/// So many small pieces in a row and a direction is not bulk any more.
+const SMALL_PIECES: u8 = 8;
+
+impl Relay {
+    pub(super) fn advance(&mut self, now: Time, rules: &Rules) {
+        match self.phase {
+            Phase::Choosing | Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
+                self.flow(Side::Client);
+            }
+            Phase::ConnectCancelling(Cancelled::ClientGone | Cancelled::Killed) | Phase::Ending => {}
+            Phase::Relaying { .. } => {
+                self.flow(Side::Client);
+                self.flow(Side::Backend);
+            }
+            Phase::Resetting { broken, .. } => self.advance_resetting(broken, now),
+            Phase::Refusing { discarded, .. } => self.advance_refusing(discarded),
+        }
+        self.settle();
+        self.schedule(self.deadline(rules));
+    }
+
+    /// Sends what waits for `side`, if nothing is being sent to it.
+    pub(super) fn push(&mut self, side: Side) {
+        let end = self.end_mut(side);
+        if end.tx == Tx::Idle && end.queued > 0 && end.is_open() {
+            end.tx = Tx::Sending;
+            self.want(Todo::Send, side);
+        }
+    }
+
+    /// Receives from `side` until told otherwise.
+    pub(super) fn arm(&mut self, side: Side) {
+        self.end_mut(side).rx = Rx::Armed;
+        self.want(Todo::Receive, side);
+        if self.end(side).watch == Watch::Armed {
+            self.end_mut(side).watch = Watch::Cancelling;
+            self.want(Todo::CancelWatch, side);
+        }
+    }
+
+    /// Weighs one piece of a receive that is over: pieces that stay small are not bulk.
+    pub(super) fn note_piece(&mut self, side: Side, bytes: usize) {
+        let end = self.end_mut(side);
+        if let Some(small) = &mut end.bulk {
+            *small = if bytes < BUFFER_BYTES { *small + 1 } else { 0 };
+            if *small >= SMALL_PIECES {
+                end.bulk = None;
+            }
+        }
+    }
+
+    /// One side is broken: what it sent is still owed to the other one, which is then reset.
+    pub(super) fn break_side(&mut self, side: Side, reason: CloseReason, now: Time) {
+        self.blame(reason);
+        match self.phase {
+            Phase::Choosing | Phase::Refusing { .. } => self.finish(false),
+            Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
+                self.cancel_connect(Cancelled::ClientGone)
+            }
+            Phase::Relaying { .. } if !self.end(side.other()).is_open() => self.finish(false),
+            Phase::Relaying { .. } => {
+                let until = now + RESET_FLUSH_MAX;
+                self.phase = Phase::Resetting { broken: side, until, poll_at: now, step: UNSENT_POLL_MIN };
+            }
+            Phase::Resetting { broken, .. } if broken != side => self.finish(false),
+            Phase::Resetting { .. } | Phase::ConnectCancelling(_) | Phase::Ending => {}
+        }
+    }
+
+    /// Nobody serves this client: our stream to it ends, and it may finish what it is saying.
+    pub(super) fn refuse(&mut self, reason: CloseReason, now: Time) {
+        self.blame(reason);
+        self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0 };
+        self.end_mut(Side::Backend).queued = 0;
+        self.want(Todo::Drop, Side::Backend);
+        if self.end(Side::Client).rx != Rx::Eof {
+            self.end_mut(Side::Client).tx = Tx::Shut;
+            self.want(Todo::Shutdown, Side::Client);
+        }
+    }
+
+    /// Ends the session whatever it is doing; a connect in flight is cancelled first.
+    pub(super) fn end_all(&mut self, reset: bool) {
+        match self.phase {
+            Phase::Connecting { .. } | Phase::ConnectCancelling(_) => self.cancel_connect(Cancelled::Killed),
+            _ => self.finish(reset),
+        }
+    }
+
+    /// Closes both sides; no connect is in flight.
+    pub(super) fn finish(&mut self, reset: bool) {
+        self.close_side(Side::Client, reset);
+        self.close_side(Side::Backend, reset);
+        self.phase = Phase::Ending;
+    }
+
+    pub(super) fn close_side(&mut self, side: Side, reset: bool) {
+        let end = self.end_mut(side);
+        if end.socket == Socket::Absent {
+            end.socket = Socket::Closed;
+        }
+        if end.socket != Socket::Open {
+            return;
+        }
+        end.socket = Socket::Closing { reset };
+        if end.rx == Rx::Armed {
+            end.rx = Rx::Cancelling;
+            self.want(Todo::CancelReceive, side);
+        }
+        if self.end(side).tx == Tx::Sending {
+            self.end_mut(side).tx = Tx::Recalling;
+            self.want(Todo::CancelSend, side);
+        }
+        if self.end(side).watch == Watch::Armed {
+            self.end_mut(side).watch = Watch::Cancelling;
+            self.want(Todo::CancelWatch, side);
+        }
+    }
+
+    /// A side that is not being received from gets a watch before long, unless receiving goes on by then.
+    pub(super) fn watch_soon(&mut self, now: Time) {
+        if let Phase::Relaying { watch_at, .. } = &mut self.phase {
+            *watch_at = (*watch_at).min(now + WATCH_AFTER);
+        }
+    }
+
+    pub(super) fn handle_tick(&mut self, now: Time, rules: &Rules) {
+        // The wheel has let go of the deadline.
+        self.next = Time::NEVER;
+        match self.phase {
+            Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
+            Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
+                self.blame(CloseReason::IdleTimeout);
+                // A polite end would pass for the whole of a stream that is still owed bytes.
+                self.end_all(self.owes());
+            }
+            Phase::Relaying { look_at, watch_at } => self.look(now, look_at, watch_at, rules),
+            Phase::Resetting { broken, until, .. } if now >= until => {
+                self.close_side(broken, false);
+                self.finish(true);
+            }
+            Phase::Refusing { until, .. } if now >= until => self.finish(false),
+            _ => {}
+        }
+    }
+
+    fn flow(&mut self, side: Side) {
+        let other = side.other();
+        self.push(other);
+        self.pace(side);
+        if self.end(side).rx == Rx::Eof && self.end(other).queued == 0 {
+            self.pass_eof(other);
+        }
+    }
+
+    /// Begins or stops receiving from `side`, as what waits for the other side demands.
+    fn pace(&mut self, side: Side) {
+        let queued = self.end(side.other()).queued;
+        let end = self.end_mut(side);
+        match end.rx {
+            Rx::Off if end.is_open() => {
+                let room = if end.bulk.is_some() { BULK_BUFFER_BYTES } else { WATERMARK_LOW_BYTES };
+                if queued <= room {
+                    self.arm(side);
+                }
+            }
+            Rx::Armed if end.bulk.is_none() && queued >= WATERMARK_HIGH_BYTES => {
+                end.rx = Rx::Cancelling;
+                end.bulk = Some(0);
+                self.want(Todo::CancelReceive, side);
+            }
+            _ => {}
+        }
+    }
+
+    /// The stream towards `side` is complete: end it, or close the socket where that says the same.
+    fn pass_eof(&mut self, side: Side) {
+        let end = self.end_mut(side);
+        if !end.is_open() || !matches!(end.tx, Tx::Idle | Tx::Shut) {
+            return;
+        }
+        if end.rx == Rx::Eof {
+            self.close_side(side, false);
+        } else if end.tx == Tx::Idle {
+            end.tx = Tx::Shut;
+            self.want(Todo::Shutdown, side);
+        }
+    }
+
+    fn advance_resetting(&mut self, broken: Side, now: Time) {
+        let toward = broken.other();
+        match self.end(broken).tx {
+            Tx::Sending => {
+                self.end_mut(broken).tx = Tx::Recalling;
+                self.want(Todo::CancelSend, broken);
+            }
+            Tx::Idle | Tx::Shut => {
+                self.end_mut(broken).tx = Tx::Broken;
+                self.end_mut(broken).queued = 0;
+                self.want(Todo::Drop, broken);
+            }
+            Tx::Recalling | Tx::Broken => {}
+        }
+        if self.end(toward).rx == Rx::Armed {
+            self.end_mut(toward).rx = Rx::Cancelling;
+            self.want(Todo::CancelReceive, toward);
+        }
+        self.push(toward);
+        self.pace(broken);
+        if !self.end(broken).rx_over() {
+            return;
+        }
+        self.close_side(broken, false);
+        let Phase::Resetting { poll_at, .. } = &mut self.phase else { return };
+        if *poll_at <= now && self.ends[toward as usize].queued == 0 && !self.ends[toward as usize].sends() {
+            *poll_at = Time::NEVER;
+            self.want(Todo::PollUnsent, toward);
+        }
+    }
+
+    fn advance_refusing(&mut self, discarded: u64) {
+        let client = self.end(Side::Client);
+        if client.rx_over() || discarded > REFUSAL_DISCARD_BYTES_MAX {
+            self.finish(false);
+        } else if client.rx == Rx::Off {
+            self.arm(Side::Client);
+        }
+    }
+
+    /// Closes what is to be closed and idle, and ends the relay when all is closed.
+    fn settle(&mut self) {
+        for side in Side::BOTH {
+            let end = self.end(side);
+            if matches!(end.socket, Socket::Closing { .. }) && !end.in_flight() {
+                // `poll` marks it closed, when it says how.
+                self.want(Todo::Close, side);
+            }
+        }
+        let over = |side: Side| {
+            matches!(self.end(side).socket, Socket::Closed | Socket::Closing { .. }) && !self.end(side).in_flight()
+        };
+        if over(Side::Client) && over(Side::Backend) {
+            self.phase = Phase::Ending;
+            self.want(Todo::Finished, Side::Client);
+        }
+    }
+
+    /// Periodic care of a relaying session: watches where nobody receives, and a look at peers that may be dead.
+    fn look(&mut self, now: Time, mut look_at: Time, mut watch_at: Time, rules: &Rules) {
+        if now >= watch_at {
+            watch_at = Time::NEVER;
+            for side in Side::BOTH {
+                let end = self.end_mut(side);
+                if end.is_open() && !end.receives() && end.watch == Watch::Off {
+                    end.watch = Watch::Armed;
+                    self.want(Todo::Watch, side);
+                }
+            }
+        }
+        if let Some(timeout) = rules.dead_peer_timeout
+            && now >= look_at
+        {
+            look_at = now + timeout / 2;
+            for side in Side::BOTH {
+                let end = self.end(side);
+                if end.is_open() && (end.sent || end.sends()) {
+                    self.want(Todo::Inspect, side);
+                }
+            }
+        }
+        self.phase = Phase::Relaying { look_at, watch_at };
+    }
+
+    fn deadline(&self, rules: &Rules) -> Time {
+        match self.phase {
+            Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
+            Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
+            Phase::Resetting { until, poll_at, .. } => until.min(poll_at),
+            Phase::Relaying { look_at, watch_at } => {
+                let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);
+                idle.min(look_at).min(watch_at)
+            }
+        }
+    }
+
+    fn cancel_connect(&mut self, why: Cancelled) {
+        if matches!(self.phase, Phase::Connecting { .. }) {
+            self.want(Todo::CancelConnect, Side::Client);
+        }
+        self.phase = Phase::ConnectCancelling(why);
+        if why != Cancelled::Deadline {
+            self.close_side(Side::Client, why == Cancelled::Killed);
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Executes what the relay asks for as engine operations, and feeds the results back.
+//!
+//! A session is a relay, its two sockets, the bytes that wait for each of them, and a place with a backend. All of
+//! a worker's sessions stand in one slab; an operation's tag names slot, generation and side, so a completion
+//! finds its session or finds that it has gone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance::{Chooser, Claim, Failure, Next, Request, Tried};
+use crate::engine::{self, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
+use crate::errno::Errno;
+use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
+use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Verdict};
+use crate::slots::{Key, Slots};
+use crate::time::Time;
+use crate::worker::timers::{Timer, Timers};
+
+/// Where a listener's clients go, as one worker sees it.
+pub struct Route {
+    /// What its sessions obey.
+    pub rules: Rules,
+    /// Chooses among the backends of its pool.
+    pub chooser: Chooser,
+    /// The options of sockets towards backends.
+    pub options: SocketOptions,
+}
+
+/// What is known of a session that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which session it was.
+    pub key: Key,
+    /// The route it came by: its number in the table given to [`Sessions::new`].
+    pub route: u16,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// The backend that served it last, or that it was last meant for.
+    pub backend: Option<Arc<str>>,
+    /// When it was accepted.
+    pub started: Time,
+    /// Bytes received from the client and from the backend.
+    pub received: [u64; 2],
+}
+
+/// All sessions of one worker.
+pub struct Sessions<E: Engine> {
+    slots: Slots<Session<E::Socket>>,
+    context: Context,
+}
+
+struct Session<S> {
+    relay: Relay,
+    sockets: [Option<S>; 2],
+    /// What waits for each side.
+    chains: [Chain; 2],
+    /// The turn of the reclaimer in which each side's send was submitted.
+    sent_in: [u16; 2],
+    route: u16,
+    claim: Option<Claim>,
+    client: Option<std::net::IpAddr>,
+    tried: Option<Box<Tried>>,
+    backend: Option<Arc<str>>,
+    /// The only timer that counts; those set before it are ignored when they fire.
+    timer: Time,
+    started: Time,
+    received: [u64; 2],
+}
+
+/// What the sessions of a worker share.
+struct Context {
+    routes: Vec<Route>,
+    timers: Timers,
+    due: Vec<Timer>,
+    /// Sides that wait for a small, and for a large buffer.
+    starved: [VecDeque<(Key, Side)>; 2],
+    reclaim_at: Time,
+    reclaim_turn: u16,
+    ended: Vec<Ended>,
+}
+
+impl<E: Engine> Sessions<E> {
+    /// No sessions yet; those to come arrive by one of `routes`.
+    pub fn new(routes: Vec<Route>, now: Time) -> Sessions<E> {
+        let context = Context {
+            routes,
+            timers: Timers::new(now),
+            due: Vec::new(),
+            starved: [VecDeque::new(), VecDeque::new()],
+            reclaim_at: Time::NEVER,
+            reclaim_turn: 0,
+            ended: Vec::new(),
+        };
+        Sessions { slots: Slots::new(), context }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Begins a session for a client that was accepted by `route`, from the address `client` where it has one.
+    ///
+    /// # Errors
+    /// Gives the socket back where no slot is free.
+    pub fn admit(
+        &mut self,
+        engine: &mut E,
+        socket: E::Socket,
+        route: u16,
+        client: Option<std::net::IpAddr>,
+        now: Time,
+    ) -> Result<Key, E::Socket> {
+        let session = Session {
+            relay: Relay::new(now),
+            sockets: [Some(socket), None],
+            chains: [Chain::new(), Chain::new()],
+            sent_in: [0; 2],
+            route,
+            claim: None,
+            client,
+            tried: None,
+            backend: None,
+            timer: Time::NEVER,
+            started: now,
+            received: [0; 2],
+        };
+        let key = self.slots.insert(session).map_err(|mut session| {
+            session.sockets[0].take().unwrap_or_else(|| unreachable!("the session was made with its client's socket"))
+        })?;
+        self.run(engine, key, now);
+        Ok(key)
+    }
+
+    /// Handles a completion whose owner is a session.
+    pub fn handle(&mut self, engine: &mut E, completion: Completion<E::Socket>, now: Time) {
+        let Completion { owner, event } = completion;
+        let side = if owner.role == role(Side::Client) { Side::Client } else { Side::Backend };
+        let Some(session) = self.slots.get_mut(owner.key) else {
+            // Cannot be while sessions end by a join; but a buffer must not be lost even then.
+            debug_assert!(false, "{event:?} for a session that has ended", event = Name(&event));
+            if let Event::Received { filled, .. } = event {
+                engine.buffers().discard(filled);
+            }
+            return;
+        };
+        let input = match event {
+            Event::Received { filled, more } => session.receive(engine, side, filled, more),
+            Event::Sent { bytes, whole } => {
+                engine.buffers().consume(&mut session.chains[side as usize], bytes);
+                Input::Sent { side, bytes, whole }
+            }
+            Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
+            Event::SendFailed(errno) => Input::SendFailed(side, errno),
+            Event::Connected => session.connected(now),
+            Event::ConnectFailed(errno) => session.connect_failed(engine, errno, now),
+            Event::HungUp { reset, more } => Input::HungUp { side, reset, more },
+            Event::WatchEnded => Input::WatchEnded(side),
+            Event::Accepted { .. } | Event::AcceptEnded(_) | Event::Woken => {
+                unreachable!("sessions do not accept and are not woken")
+            }
+        };
+        let rules = &self.context.routes[usize::from(session.route)].rules;
+        session.relay.handle(input, now, rules);
+        self.run(engine, owner.key, now);
+    }
+
+    /// Fires what is due. Call it after the completions of a turn, so that a late worker does not take for a timeout
+    /// what has been answered in time.
+    pub fn tick(&mut self, engine: &mut E, now: Time) {
+        let mut due = std::mem::take(&mut self.context.due);
+        self.context.timers.expire(now, &mut due);
+        for timer in due.drain(..) {
+            if self.slots.get(timer.key).is_some_and(|session| session.timer == timer.at) {
+                self.input(engine, timer.key, Input::Tick, now);
+            }
+        }
+        self.context.due = due;
+        self.reclaim(engine, now);
+        self.feed(engine, now);
+    }
+
+    /// When [`tick`](Sessions::tick) is wanted at the latest, completions or not.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let reclaim = (self.context.reclaim_at != Time::NEVER).then_some(self.context.reclaim_at);
+        self.context.timers.next().into_iter().chain(reclaim).min()
+    }
+
+    /// Ends all sessions.
+    pub fn kill_all(&mut self, engine: &mut E, kill: Kill, now: Time) {
+        for key in self.slots.keys().collect::<Vec<_>>() {
+            self.input(engine, key, Input::Kill(kill), now);
+        }
+    }
+
+    /// Takes the sessions that have ended since the last call.
+    pub fn drain_ended(&mut self) -> std::vec::Drain<'_, Ended> {
+        self.context.ended.drain(..)
+    }
+
+    fn input(&mut self, engine: &mut E, key: Key, input: Input, now: Time) {
+        if let Some(session) = self.slots.get_mut(key) {
+            let rules = &self.context.routes[usize::from(session.route)].rules;
+            session.relay.handle(input, now, rules);
+            self.run(engine, key, now);
+        }
+    }
+
+    /// Executes all that the session's relay asks for.
+    fn run(&mut self, engine: &mut E, key: Key, now: Time) {
+        let Some(session) = self.slots.get_mut(key) else { return };
+        while let Some(action) = session.relay.poll() {
+            if let Action::Finished(reason) = action {
+                return self.finish(engine, key, reason);
+            }
+            if let Some(answer) = session.execute(engine, key, action, &mut self.context, now) {
+                let rules = &self.context.routes[usize::from(session.route)].rules;
+                session.relay.handle(answer, now, rules);
+            }
+        }
+    }
+
+    fn finish(&mut self, engine: &mut E, key: Key, reason: CloseReason) {
+        let Some(mut session) = self.slots.remove(key) else { return };
+        debug_assert!(session.sockets.iter().all(Option::is_none), "a session has ended with an open socket");
+        for chain in &mut session.chains {
+            engine.buffers().clear(chain);
+        }
+        self.context.ended.push(Ended {
+            key,
+            route: session.route,
+            reason,
+            backend: session.backend,
+            started: session.started,
+            received: session.received,
+        });
+    }
+
+    /// Lets those who wait for buffers receive again: as many as there are buffers, oldest first.
+    fn feed(&mut self, engine: &mut E, now: Time) {
+        for large in [false, true] {
+            let buffers = engine.buffers();
+            let free = if large { buffers.large_free() } else { buffers.small_free() };
+            for _ in 0..free.min(self.context.starved[usize::from(large)].len()) {
+                let Some((key, side)) = self.context.starved[usize::from(large)].pop_front() else { break };
+                self.input(engine, key, Input::BuffersFree(side), now);
+            }
+        }
+    }
+
+    /// While buffers are short: takes them back from sides whose send has not moved for a whole round, so that clients
+    /// who do not read cannot starve those who do.
+    fn reclaim(&mut self, engine: &mut E, now: Time) {
+        let buffers = engine.buffers();
+        if buffers.small_free() >= BUFFERS_RESERVE && buffers.large_free() >= BULK_BUFFERS_RESERVE {
+            self.context.reclaim_at = Time::NEVER;
+            return;
+        }
+        if self.context.reclaim_at == Time::NEVER {
+            self.context.reclaim_at = now + RECLAIM_INTERVAL;
+        }
+        if now < self.context.reclaim_at {
+            return;
+        }
+        self.context.reclaim_at = now + RECLAIM_INTERVAL;
+        let turn = self.context.reclaim_turn;
+        self.context.reclaim_turn = turn.wrapping_add(1);
+        for key in self.slots.keys().collect::<Vec<_>>() {
+            for side in Side::BOTH {
+                let Some(session) = self.slots.get(key) else { break };
+                let chain = &session.chains[side as usize];
+                let buffers = engine.buffers();
+                if buffers.heap_bytes() + chain.bytes() > SPILL_BYTES_MAX {
+                    return;
+                }
+                if session.sent_in[side as usize] != turn && buffers.pooled_chunks(chain) > 0 {
+                    self.input(engine, key, Input::Reclaim(side), now);
+                }
+            }
+        }
+    }
+}
+
+impl<S> Session<S> {
+    /// Executes one action; some are answered at once.
+    fn execute<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        key: Key,
+        action: Action,
+        context: &mut Context,
+        now: Time,
+    ) -> Option<Input> {
+        let owner = |side: Side| Owner { key, role: role(side) };
+        match action {
+            Action::Send(side) => {
+                self.sent_in[side as usize] = context.reclaim_turn;
+                engine.send(owner(side), self.sockets[side as usize].as_ref()?, &self.chains[side as usize]);
+            }
+            Action::Receive { side, bulk } => {
+                let how = if bulk { Receive::Bulk } else { Receive::Multishot };
+                engine.receive(owner(side), self.sockets[side as usize].as_ref()?, how);
+            }
+            Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
+            Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
+            Action::Drop(side) => engine.buffers().clear(&mut self.chains[side as usize]),
+            Action::Spill(side) => engine.buffers().spill(&mut self.chains[side as usize]),
+            Action::CancelSend(side) => engine.cancel(owner(side), OpKind::Send),
+            Action::AwaitBuffers { side, bulk } => context.starved[usize::from(bulk)].push_back((key, side)),
+            Action::CancelReceive(side) => engine.cancel(owner(side), OpKind::Receive),
+            Action::Watch(side) => engine.watch(owner(side), self.sockets[side as usize].as_ref()?),
+            Action::CancelWatch(side) => engine.cancel(owner(side), OpKind::Watch),
+            Action::Shutdown(side) => {
+                let result = engine.shutdown_write(self.sockets[side as usize].as_ref()?);
+                return result.err().map(|errno| Input::ShutdownFailed(side, errno));
+            }
+            Action::PollUnsent(side) => {
+                let bytes = engine.unsent(self.sockets[side as usize].as_ref()?);
+                return Some(Input::Unsent(side, bytes));
+            }
+            Action::Inspect(side) => {
+                let seen = engine.inspect(self.sockets[side as usize].as_ref()?);
+                return Some(Input::Inspected { side, unanswered: seen.unanswered, heard: seen.heard });
+            }
+            Action::Close(side) | Action::Reset(side) => self.close(engine, side, matches!(action, Action::Reset(_))),
+            Action::Deadline(at) => {
+                self.timer = at;
+                context.timers.set(key, at);
+            }
+            Action::Finished(_) => unreachable!("the caller ends the session"),
+        }
+        None
+    }
+
+    fn close<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, reset: bool) {
+        engine.buffers().clear(&mut self.chains[side as usize]);
+        if let Some(socket) = self.sockets[side as usize].take() {
+            if reset { engine.reset(socket) } else { engine.close(socket) }
+        }
+        if side == Side::Backend {
+            // The backend's part is over, however long the client takes: its place is free.
+            self.claim = None;
+        }
+    }
+
+    /// Chooses a backend, claims a place with it and begins to connect.
+    fn choose<E: Engine<Socket = S>>(&mut self, engine: &mut E, owner: Owner, context: &mut Context, now: Time) -> Input {
+        let route = &mut context.routes[usize::from(self.route)];
+        let none = Tried::new();
+        let request = Request { client: self.client, tried: self.tried.as_deref().unwrap_or(&none) };
+        let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
+        self.backend = Some(claim.backend().name_shared());
+        match engine.open(claim.backend().address(), &route.options) {
+            Ok(socket) => {
+                engine.connect(owner, &socket, claim.backend().address());
+                self.sockets[Side::Backend as usize] = Some(socket);
+                self.claim = Some(claim);
+                Input::Connecting
+            }
+            Err(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+        }
+    }
+
+    fn connected(&mut self, now: Time) -> Input {
+        if let Some(claim) = &mut self.claim {
+            claim.connected(now);
+        }
+        self.tried = None;
+        Input::Connected
+    }
+
+    fn connect_failed<E: Engine<Socket = S>>(&mut self, engine: &mut E, errno: Errno, now: Time) -> Input {
+        if let Some(socket) = self.sockets[Side::Backend as usize].take() {
+            engine.close(socket);
+        }
+        let abandoned = Input::ConnectFailed { errno, retry: false, counted: false };
+        let Some(claim) = self.claim.take() else { return abandoned };
+        match self.relay.judge(errno) {
+            Verdict::Abandoned => abandoned,
+            Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, now),
+            Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+        }
+    }
+
+    fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
+        self.tried.get_or_insert_default().insert(claim.backend());
+        let Next { go_on, counts } = claim.connect_failed(failure, now);
+        Input::ConnectFailed { errno, retry: go_on, counted: counts }
+    }
+
+    fn receive<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        side: Side,
+        filled: engine::Filled,
+        more: bool,
+    ) -> Input {
+        let bytes = filled.bytes();
+        self.received[side as usize] += bytes as u64;
+        if self.relay.discards(side) {
+            engine.buffers().discard(filled);
+        } else {
+            engine.buffers().append(&mut self.chains[side.other() as usize], filled);
+        }
+        Input::Received { side, bytes, more }
+    }
+
+    fn receive_end<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, end: engine::ReceiveEnd) -> ReceiveEnd {
+        match end {
+            engine::ReceiveEnd::Eof => {
+                let socket = self.sockets[side as usize].as_ref();
+                let reset = self.relay.doubts_eof(side) && socket.is_some_and(|socket| engine.inspect(socket).closed);
+                if reset { ReceiveEnd::Failed(Errno::ECONNRESET) } else { ReceiveEnd::Eof }
+            }
+            engine::ReceiveEnd::Starved => ReceiveEnd::Starved,
+            engine::ReceiveEnd::Cancelled => ReceiveEnd::Cancelled,
+            engine::ReceiveEnd::Failed(errno) => ReceiveEnd::Failed(errno),
+        }
+    }
+}
+
+/// The role of a side's socket in a session's slot.
+pub const fn role(side: Side) -> Role {
+    Role(side as u8)
+}
+
+/// The name of an event, for a message about one that should not be.
+struct Name<'a, S>(&'a Event<S>);
+
+impl<S> std::fmt::Debug for Name<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Event::Accepted { .. } => "Accepted",
+            Event::AcceptEnded(_) => "AcceptEnded",
+            Event::Received { .. } => "Received",
+            Event::ReceiveEnded(_) => "ReceiveEnded",
+            Event::Sent { .. } => "Sent",
+            Event::SendFailed(_) => "SendFailed",
+            Event::Connected => "Connected",
+            Event::ConnectFailed(_) => "ConnectFailed",
+            Event::HungUp { .. } => "HungUp",
+            Event::WatchEnded => "WatchEnded",
+            Event::Woken => "Woken",
+        })
+    }
+}
+
+const _: () = assert!(RECLAIM_INTERVAL.as_millis() >= Duration::from_millis(1).as_millis());
