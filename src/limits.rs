@@ -87,6 +87,17 @@ pub const CONNECT_ATTEMPTS_MAX: usize = 16;
 /// The largest weight of a backend.
 pub const WEIGHT_MAX: u32 = 65_535;
 
+/// Backends of one pool at most. Replacing a set of so many takes the control thread milliseconds, a scan of them a
+/// worker some 10 us.
+pub const BACKENDS_MAX: usize = 16 * 1024;
+
+/// Backends up to which `least_connections` looks at all of them: a scan of so many takes less than 2 us.
+pub const LEAST_CONNECTIONS_EXACT_MAX: usize = 1024;
+
+/// Above it, the best of so many draws is taken: with a chance of 1 - 2^-64 it is in the better half, and on average
+/// only one in 65 is better.
+pub const LEAST_CONNECTIONS_DRAWS: usize = 64;
+
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
@@ -96,3 +107,5 @@ const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(UNSENT_POLL_MIN.as_millis() < UNSENT_POLL_MAX.as_millis());
 const _: () = assert!(UNSENT_POLL_MAX.as_millis() < RESET_FLUSH_MAX.as_millis());
 const _: () = assert!(SLOTS_MAX <= 1 << 24, "a slot travels in 24 bits of an operation's tag");
+const _: () = assert!(LEAST_CONNECTIONS_DRAWS < LEAST_CONNECTIONS_EXACT_MAX);
+const _: () = assert!(LEAST_CONNECTIONS_EXACT_MAX < BACKENDS_MAX && BACKENDS_MAX <= u16::MAX as usize);

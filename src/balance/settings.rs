@@ -48,6 +48,18 @@ impl Policy {
     }
 }
 
+impl Default for Weight {
+    fn default() -> Weight {
+        Weight::ONE
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -69,6 +81,26 @@ pub struct PoolSettings {
     pub keepalive: Option<Duration>,
 }
 
+impl PoolSettings {
+    /// The defaults, for a pool of that name.
+    pub fn new(name: impl Into<String>) -> PoolSettings {
+        PoolSettings {
+            name: name.into(),
+            policy: Policy::default(),
+            connect_timeout: Duration::from_secs(4),
+            connect_attempts: 3,
+            keepalive: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// The defaults, under the name of the pool that flags make.
+impl Default for PoolSettings {
+    fn default() -> PoolSettings {
+        PoolSettings::new("default")
+    }
+}
+
 /// What is told of a backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendSettings {
@@ -78,4 +110,11 @@ pub struct BackendSettings {
     pub address: Address,
     /// Its share.
     pub weight: Weight,
+}
+
+impl BackendSettings {
+    /// The defaults, for a backend at `address`.
+    pub fn new(name: impl Into<String>, address: Address) -> BackendSettings {
+        BackendSettings { name: name.into(), address, weight: Weight::ONE }
+    }
 }
