@@ -5,10 +5,9 @@
 //! finds its session or finds that it has gone.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{Chooser, Claim, Failure, Next, Request, Tried};
+use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Request, Tried};
 use crate::engine::{self, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
@@ -37,7 +36,7 @@ pub struct Ended {
     /// Why it ended.
     pub reason: CloseReason,
     /// The backend that served it last, or that it was last meant for.
-    pub backend: Option<Arc<str>>,
+    pub backend: Option<BackendId>,
     /// When it was accepted.
     pub started: Time,
     /// Bytes received from the client and from the backend.
@@ -61,7 +60,7 @@ struct Session<S> {
     claim: Option<Claim>,
     client: Option<std::net::IpAddr>,
     tried: Option<Box<Tried>>,
-    backend: Option<Arc<str>>,
+    backend: Option<BackendId>,
     /// The only timer that counts; those set before it are ignored when they fire.
     timer: Time,
     started: Time,
@@ -350,12 +349,18 @@ impl<S> Session<S> {
     }
 
     /// Chooses a backend, claims a place with it and begins to connect.
-    fn choose<E: Engine<Socket = S>>(&mut self, engine: &mut E, owner: Owner, context: &mut Context, now: Time) -> Input {
+    fn choose<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        context: &mut Context,
+        now: Time,
+    ) -> Input {
         let route = &mut context.routes[usize::from(self.route)];
         let none = Tried::new();
         let request = Request { client: self.client, tried: self.tried.as_deref().unwrap_or(&none) };
         let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
-        self.backend = Some(claim.backend().name_shared());
+        self.backend = Some(claim.backend().id());
         match engine.open(claim.backend().address(), &route.options) {
             Ok(socket) => {
                 engine.connect(owner, &socket, claim.backend().address());
@@ -411,7 +416,12 @@ impl<S> Session<S> {
         Input::Received { side, bytes, more }
     }
 
-    fn receive_end<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, end: engine::ReceiveEnd) -> ReceiveEnd {
+    fn receive_end<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        side: Side,
+        end: engine::ReceiveEnd,
+    ) -> ReceiveEnd {
         match end {
             engine::ReceiveEnd::Eof => {
                 let socket = self.sockets[side as usize].as_ref();
