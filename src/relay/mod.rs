@@ -27,6 +27,8 @@
 
 mod flow;
 mod machine;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::Duration;

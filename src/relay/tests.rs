@@ -1,0 +1,297 @@
+//! The paths of one connection, step by step. What these do not think of, the simulation does.
+
+use std::time::Duration;
+
+use super::Side::{Backend, Client};
+use super::*;
+use crate::limits::{RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES};
+use crate::time::Time;
+
+struct Session {
+    relay: Relay,
+    rules: Rules,
+    now: Time,
+}
+
+impl Session {
+    /// An accepted client, whose first actions are done.
+    fn accepted() -> Session {
+        let rules = Rules {
+            connect_timeout: Duration::from_secs(4),
+            connect_budget: Duration::from_secs(10),
+            connect_attempts: 3,
+            idle_timeout: Some(Duration::from_secs(600)),
+            dead_peer_timeout: Some(Duration::from_secs(30)),
+        };
+        let mut session = Session { relay: Relay::new(Time::ZERO), rules, now: Time::ZERO };
+        assert_eq!(session.drain(), [Action::Choose, receive(Client)]);
+        session
+    }
+
+    /// A relaying session.
+    fn relaying() -> Session {
+        let mut session = Session::accepted();
+        session.input(Input::Connecting);
+        assert_eq!(session.input(Input::Connected), [receive(Backend)]);
+        session
+    }
+
+    fn drain(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.relay.poll()).filter(|action| !matches!(action, Action::Deadline(_))).collect()
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Action> {
+        self.relay.handle(input, self.now, &self.rules);
+        self.drain()
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<Action> {
+        self.now = self.now + time;
+        self.input(Input::Tick)
+    }
+
+    fn received(&mut self, side: Side, bytes: usize) -> Vec<Action> {
+        self.input(Input::Received { side, bytes, more: true })
+    }
+
+    fn sent(&mut self, side: Side, bytes: usize) -> Vec<Action> {
+        self.input(Input::Sent { side, bytes, whole: true })
+    }
+
+    fn eof(&mut self, side: Side) -> Vec<Action> {
+        self.input(Input::ReceiveEnded(side, ReceiveEnd::Eof))
+    }
+
+    fn reset(&mut self, side: Side) -> Vec<Action> {
+        self.input(Input::ReceiveEnded(side, ReceiveEnd::Failed(Errno::ECONNRESET)))
+    }
+}
+
+const fn receive(side: Side) -> Action {
+    Action::Receive { side, bulk: false }
+}
+
+fn refused() -> Input {
+    Input::ConnectFailed { errno: Errno::ECONNREFUSED, retry: true, counted: true }
+}
+
+#[test]
+fn request_response_and_an_orderly_end() {
+    let mut s = Session::relaying();
+    assert_eq!(s.received(Client, 10), [Action::Send(Backend)]);
+    assert_eq!(s.sent(Backend, 10), []);
+    assert_eq!(s.received(Backend, 20), [Action::Send(Client)]);
+    assert_eq!(s.sent(Client, 20), []);
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+    // The backend's end says all that a shutdown of the client would: both are simply closed.
+    assert_eq!(
+        s.eof(Backend),
+        [Action::Close(Client), Action::Close(Backend), Action::Finished(CloseReason::Eof(Client))]
+    );
+}
+
+#[test]
+fn a_half_close_waits_for_the_last_byte_and_leaves_the_other_direction_open() {
+    let mut s = Session::relaying();
+    assert_eq!(s.received(Client, 10), [Action::Send(Backend)]);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.sent(Backend, 10), [Action::Shutdown(Backend)]);
+    assert_eq!(s.received(Backend, 5), [Action::Send(Client)]);
+    assert_eq!(s.received(Backend, 5), []);
+    assert_eq!(s.sent(Client, 5), [Action::Send(Client)]);
+    // The backend has ended: its socket is closed although the client is slower.
+    assert_eq!(s.eof(Backend), [Action::Close(Backend)]);
+    assert_eq!(s.sent(Client, 5), [Action::Close(Client), Action::Finished(CloseReason::Eof(Client))]);
+}
+
+#[test]
+fn what_a_client_sends_before_the_connect_waits_and_goes_first() {
+    let mut s = Session::accepted();
+    assert_eq!(s.input(Input::Connecting), []);
+    assert_eq!(s.received(Client, 100), []);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 100), [Action::Shutdown(Backend)]);
+}
+
+#[test]
+fn a_failed_connect_goes_on_until_the_attempts_are_used_up() {
+    let mut s = Session::accepted();
+    for _ in 0..2 {
+        s.input(Input::Connecting);
+        assert_eq!(s.input(refused()), [Action::Choose]);
+    }
+    s.input(Input::Connecting);
+    assert_eq!(s.input(refused()), [Action::Drop(Backend), Action::Shutdown(Client)]);
+    assert_eq!(
+        s.eof(Client),
+        [Action::Close(Client), Action::Finished(CloseReason::ConnectFailed(Errno::ECONNREFUSED))]
+    );
+}
+
+#[test]
+fn a_connect_that_takes_too_long_is_cancelled_and_the_next_backend_tried() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_millis(3_999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelConnect]);
+    assert_eq!(s.relay.judge(Errno::ECANCELED), Verdict::TimedOut);
+    let cancelled = Input::ConnectFailed { errno: Errno::ECANCELED, retry: true, counted: true };
+    assert_eq!(s.input(cancelled), [Action::Choose]);
+}
+
+#[test]
+fn a_connect_that_succeeds_after_its_deadline_is_used() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
+    assert_eq!(s.input(Input::Connected), [receive(Backend)]);
+}
+
+#[test]
+fn a_client_that_resets_while_connecting_is_gone_and_blames_nobody() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.reset(Client), [Action::CancelConnect, Action::Close(Client)]);
+    assert_eq!(s.relay.judge(Errno::ECANCELED), Verdict::Abandoned);
+    let cancelled = Input::ConnectFailed { errno: Errno::ECANCELED, retry: false, counted: false };
+    assert_eq!(s.input(cancelled), [Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET))]);
+}
+
+#[test]
+fn a_connect_that_succeeds_after_the_client_has_gone_is_reset() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    s.reset(Client);
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.input(Input::Connected), [Action::Reset(Backend), finished]);
+}
+
+#[test]
+fn the_high_mark_stops_receiving_and_the_low_mark_resumes_it_as_bulk() {
+    let mut s = Session::relaying();
+    assert_eq!(s.received(Client, WATERMARK_HIGH_BYTES - 1), [Action::Send(Backend)]);
+    assert_eq!(s.received(Client, 1), [Action::CancelReceive(Client)]);
+    // What was on its way still comes.
+    assert_eq!(s.received(Client, 4096), []);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), []);
+    let left = WATERMARK_LOW_BYTES;
+    let resumed = s.sent(Backend, WATERMARK_HIGH_BYTES + 4096 - left);
+    assert_eq!(resumed, [Action::Send(Backend), Action::Receive { side: Client, bulk: true }]);
+}
+
+#[test]
+fn a_reset_is_passed_on_once_what_came_before_it_is_acknowledged() {
+    let mut s = Session::relaying();
+    assert_eq!(s.received(Backend, 100), [Action::Send(Client)]);
+    assert_eq!(s.reset(Backend), [Action::Drop(Backend), Action::CancelReceive(Client), Action::Close(Backend)]);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), []);
+    assert_eq!(s.sent(Client, 100), [Action::PollUnsent(Client)]);
+    assert_eq!(s.input(Input::Unsent(Client, 100)), []);
+    assert_eq!(s.after(UNSENT_POLL_MIN), [Action::PollUnsent(Client)]);
+    let finished = Action::Finished(CloseReason::Failed(Backend, Errno::ECONNRESET));
+    assert_eq!(s.input(Input::Unsent(Client, 0)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_reset_when_time_is_up() {
+    let mut s = Session::relaying();
+    s.received(Backend, 100);
+    s.reset(Backend);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled));
+    assert_eq!(s.after(RESET_FLUSH_MAX), [Action::CancelSend(Client)]);
+    let finished = Action::Finished(CloseReason::Failed(Backend, Errno::ECONNRESET));
+    assert_eq!(s.input(Input::SendFailed(Client, Errno::ECANCELED)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_send_that_ends_short_is_a_reset_whose_bytes_are_still_read() {
+    let mut s = Session::relaying();
+    s.received(Client, 100);
+    let short = Input::Sent { side: Backend, bytes: 40, whole: false };
+    assert_eq!(s.input(short), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+    assert!(s.relay.doubts_eof(Backend));
+    assert_eq!(s.received(Backend, 7), [Action::Send(Client)]);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled));
+    // The news of the reset was spent on the send: what looks like an end of stream is the reset.
+    assert_eq!(s.eof(Backend), [Action::Close(Backend)]);
+    assert_eq!(s.sent(Client, 7), [Action::PollUnsent(Client)]);
+}
+
+#[test]
+fn a_reset_behind_an_end_of_stream_is_seen_by_the_watch() {
+    let mut s = Session::relaying();
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    let gone = Input::HungUp { side: Client, reset: true, more: true };
+    let actions = s.input(gone);
+    assert!(actions.contains(&Action::CancelReceive(Backend)), "{actions:?}");
+}
+
+#[test]
+fn starved_receives_wait_for_buffers() {
+    let mut s = Session::relaying();
+    let starved = Input::ReceiveEnded(Client, ReceiveEnd::Starved);
+    assert_eq!(s.input(starved), [Action::AwaitBuffers { side: Client, bulk: false }]);
+    assert_eq!(s.input(Input::BuffersFree(Client)), [receive(Client)]);
+}
+
+#[test]
+fn reclaiming_recalls_the_send_and_spills_what_it_did_not_take() {
+    let mut s = Session::relaying();
+    s.received(Client, 100);
+    assert_eq!(s.input(Input::Reclaim(Backend)), [Action::CancelSend(Backend)]);
+    let partial = Input::Sent { side: Backend, bytes: 30, whole: false };
+    assert_eq!(s.input(partial), [Action::Spill(Backend), Action::Send(Backend)]);
+}
+
+#[test]
+fn idle_sessions_end_politely_and_those_that_owe_bytes_do_not() {
+    let mut s = Session::relaying();
+    assert_eq!(s.after(Duration::from_secs(600)), [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client)]);
+    let finished = Action::Finished(CloseReason::IdleTimeout);
+    assert_eq!(s.input(Input::ReceiveEnded(Backend, ReceiveEnd::Cancelled)), [Action::Close(Backend), finished]);
+
+    let mut s = Session::relaying();
+    s.received(Client, 10);
+    s.after(Duration::from_secs(600));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client)]);
+}
+
+#[test]
+fn a_peer_that_leaves_bytes_unanswered_and_says_nothing_is_dead() {
+    let mut s = Session::relaying();
+    s.received(Client, 10);
+    s.sent(Backend, 10);
+    let mute = |heard| Input::Inspected { side: Backend, unanswered: true, heard };
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    assert_eq!(s.input(mute(7)), []);
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    // It was heard in between: the time begins anew.
+    assert_eq!(s.input(mute(8)), []);
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    assert_eq!(s.input(mute(8)), []);
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    assert_eq!(s.input(mute(8)), [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+}
+
+#[test]
+fn a_refused_client_may_finish_speaking_but_not_for_ever() {
+    let mut s = Session::accepted();
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::Shutdown(Client)]);
+    assert_eq!(s.received(Client, 1000), []);
+    assert_eq!(s.after(Duration::from_secs(1)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_kill_resets_both_sides() {
+    let mut s = Session::relaying();
+    let both = [Action::CancelReceive(Client), Action::CancelReceive(Backend)];
+    assert_eq!(s.input(Input::Kill(Kill::Shutdown)), both);
+    assert_eq!(s.input(Input::ReceiveEnded(Backend, ReceiveEnd::Cancelled)), [Action::Reset(Backend)]);
+    let finished = Action::Finished(CloseReason::Killed(Kill::Shutdown));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Eof)), [Action::Reset(Client), finished]);
+}
