@@ -94,7 +94,9 @@ pub fn config(flags: &Flags, faults: &mut Vec<Fault>) -> Option<Config> {
         file::read(TEMPLATE, &mut Vec::new()).and_then(|root| check::check(&root, &flags.overrides, faults))?;
     let (listener, pool) = (config.listeners.first_mut()?, config.pools.first_mut()?);
     listener.bind.clone_from(&flags.listen);
-    pool.settings.policy = flags.policy.unwrap_or_default();
+    if let Some(policy) = flags.policy {
+        pool.settings.policy = policy;
+    }
     let template = pool.backends.pop()?;
     pool.backends = flags.backends.iter().map(|backend| settings(backend, &template)).collect();
     Some(config)

@@ -224,8 +224,11 @@ pub fn log_format(text: &str) -> Result<LogFormat, Problem> {
 pub fn nearest<'n>(typed: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // A slip of the fingers changes few letters; a wrong memory often keeps the beginning (`max_conn`).
     const SIMILAR: f64 = 0.85;
+    if typed.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let typed = &typed.to_lowercase();
-    let names: Vec<&str> = names.into_iter().filter(|name| name.len() <= 2 * typed.len() + 8).collect();
+    let names: Vec<&str> = names.into_iter().collect();
     let slips_max = (typed.chars().count() / 3).max(1);
     let slip = names.iter().map(|name| (strsim::osa_distance(typed, name), *name)).min_by_key(|(slips, _)| *slips);
     if let Some((slips, name)) = slip
