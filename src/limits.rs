@@ -97,6 +97,57 @@ pub const LEAST_CONNECTIONS_EXACT_MAX: usize = 1024;
 /// Above it, the best of so many draws is taken: with a chance of 1 - 2^-64 it is in the better half, and on average
 /// only one in 65 is better.
 pub const LEAST_CONNECTIONS_DRAWS: usize = 64;
+/// Bytes of a configuration file: some hundred thousand backends. What is larger is not a configuration but a mistake
+/// (a log, a device), and is refused before it fills the memory.
+pub const CONFIG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Characters of a duration as it is written; "30days 12hours 15min 10s" has 24. With [`DURATION_DIGITS_MAX`] it keeps
+/// every sum far below the overflow of the parser's 64 bits.
+pub const DURATION_TEXT_BYTES_MAX: usize = 64;
+
+/// Digits of one number in a duration; see [`DURATION_TEXT_BYTES_MAX`].
+pub const DURATION_DIGITS_MAX: usize = 9;
+
+/// Every timeout and delay: 30 days. A session that is silent for longer is forgotten by both of its ends.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// TCP keepalive: the kernel's own maximum (`MAX_TCP_KEEPIDLE`); setting more fails with EINVAL.
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+/// TCP keepalive is told to the kernel in whole seconds, and 0 is refused.
+pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// Below a second a peer would be declared dead before its first retransmission has had a chance (the kernel's initial
+/// retransmission timeout is one second).
+pub const DEAD_PEER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// Clients that wait to be accepted, as asked of the kernel, which cuts it to `net.core.somaxconn` without a word.
+/// Kernels have kept this in 16 bits.
+pub const BACKLOG_MAX: u32 = 65_535;
+
+/// Sessions of the process or of one listener: one worker's slots, so that no worker can be asked for more than it has.
+pub const CONNECTIONS_MAX: u32 = SLOTS_MAX as u32;
+
+/// Listeners of one configuration.
+pub const LISTENERS_MAX: usize = 1024;
+
+/// Addresses that all listeners bind together. Every worker has a socket for each.
+pub const BINDS_MAX: usize = 1024;
+
+/// Pools of one configuration.
+pub const POOLS_MAX: usize = 4096;
+
+/// Backends of one pool: a file of [`CONFIG_BYTES_MAX`] holds this many several times over.
+pub const POOL_BACKENDS_MAX: usize = 16_384;
+
+/// Bytes of the name of a listener or pool: it becomes a metric's label and a part of a path.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of the path of a unix socket: `sun_path` has 108, the last of which is the closing zero.
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Bytes of the name of a backend. It may be its address, and the longest of those is `unix:` and a path.
+pub const BACKEND_NAME_BYTES_MAX: usize = 128;
 
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
@@ -106,6 +157,10 @@ const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(UNSENT_POLL_MIN.as_millis() < UNSENT_POLL_MAX.as_millis());
 const _: () = assert!(UNSENT_POLL_MAX.as_millis() < RESET_FLUSH_MAX.as_millis());
+const _: () = assert!(BACKEND_NAME_BYTES_MAX >= "unix:".len() + UNIX_PATH_BYTES_MAX);
+const _: () = assert!(BINDS_MAX >= LISTENERS_MAX, "each listener binds at least one address");
+const _: () = assert!(KEEPALIVE_MIN.as_millis() < KEEPALIVE_MAX.as_millis());
+const _: () = assert!(DEAD_PEER_TIMEOUT_MIN.as_millis() < TIMEOUT_MAX.as_millis());
 const _: () = assert!(SLOTS_MAX <= 1 << 24, "a slot travels in 24 bits of an operation's tag");
 const _: () = assert!(LEAST_CONNECTIONS_DRAWS < LEAST_CONNECTIONS_EXACT_MAX);
 const _: () = assert!(LEAST_CONNECTIONS_EXACT_MAX < BACKENDS_MAX && BACKENDS_MAX <= u16::MAX as usize);

@@ -1,3 +1,7 @@
 //! The `ringlb` binary: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringlb::cli::main()
+}

@@ -1,0 +1,169 @@
+//! The tree of commands and options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::balance::settings::Policy;
+use crate::cli::{Command, Exit};
+use crate::config::{Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Workers, notation, value};
+
+/// Commands and options that are known and not yet served.
+const LATER: &[&str] = &[
+    "status",
+    "backend",
+    "session",
+    "latency",
+    "events",
+    "reload",
+    "diff",
+    "completions",
+    "man",
+    "--admin",
+    "--against-running",
+];
+
+/// A Layer-4 TCP load balancer on io_uring
+#[derive(Debug, Parser)]
+#[command(name = "ringlb", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Load-balance until told to stop
+    #[command(after_help = ADDRESSES)]
+    Run(Run),
+    /// Run three small HTTP backends and a balancer before them, to play with
+    #[command(after_help = ADDRESSES)]
+    Demo {
+        /// Where the balancer accepts clients
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = notation::bind)]
+        listen: Bind,
+        /// Worker threads, or "auto" for one on each CPU that this process may use
+        #[arg(long, value_name = "N", value_parser = value::workers_text)]
+        workers: Option<Workers>,
+    },
+    /// Tell what is wrong with a configuration file: line, column, key and what to do; binds nothing
+    Check {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        config: PathBuf,
+    },
+}
+
+const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80, :80 (all addresses of this machine) or unix:/path; \
+                         port 0 is any free one.";
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// The configuration file [default: /etc/ringlb/ringlb.toml, unless --listen says what to do]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Accept clients on this address, without a file; may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = notation::bind)]
+    listen: Vec<Bind>,
+    /// Pass clients on to this address; may be repeated
+    #[arg(long, value_name = "ADDR[,weight=N]", value_parser = FlagBackend::parse)]
+    backend: Vec<FlagBackend>,
+    /// How a backend is chosen: least_connections (without the option) or round_robin
+    #[arg(long, value_name = "NAME", value_parser = value::policy)]
+    policy: Option<Policy>,
+    /// Worker threads, or "auto" for one on each CPU that this process may use; counts for more than the file
+    #[arg(long, value_name = "N", value_parser = value::workers_text)]
+    workers: Option<Workers>,
+    /// Serve /metrics and /ready on this address; counts for more than the file
+    #[arg(long, value_name = "ADDR", value_parser = notation::bind)]
+    metrics: Option<Bind>,
+}
+
+/// See [`crate::cli::parse`].
+pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, Exit> {
+    let args = Args::try_parse_from(args).map_err(|error| Exit::Usage(Box::new(explained(error))))?;
+    match args.verb {
+        Verb::Run(run) => run.command(),
+        Verb::Demo { listen, workers } => Ok(Command::Demo { listen, workers }),
+        Verb::Check { config } => Ok(Command::Check { file: config }),
+    }
+}
+
+impl Run {
+    fn command(self) -> Result<Command, Exit> {
+        let overrides = Overrides { workers: self.workers, metrics: self.metrics };
+        let without_file = [
+            ("--listen", !self.listen.is_empty()),
+            ("--backend", !self.backend.is_empty()),
+            ("--policy", self.policy.is_some()),
+        ];
+        let without_file = without_file.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
+        let checked = match (self.config, without_file) {
+            (Some(_), Some(option)) => {
+                let why = "the file says already what is listened on and who serves; use one or the other";
+                return Err(usage(
+                    ErrorKind::ArgumentConflict,
+                    format!("{option} cannot be combined with --config: {why}"),
+                ));
+            }
+            (None, Some(option)) if self.listen.is_empty() => {
+                let why = "without it no client is accepted; add --listen ADDR";
+                return Err(usage(ErrorKind::MissingRequiredArgument, format!("{option} needs --listen: {why}")));
+            }
+            (None, Some(_)) => {
+                let flags = Flags { listen: self.listen, backends: self.backend, policy: self.policy, overrides };
+                // What was typed is wrong, so this is wrong usage, and not a failure.
+                Config::from_flags(&flags).map_err(Exit::Misused)?
+            }
+            (file, None) => {
+                let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+                Config::load(&file, &overrides).map_err(|error| match error {
+                    Error::Faults(faults) => Exit::Faults(faults),
+                    error => Exit::Failed(error.to_string()),
+                })?
+            }
+        };
+        Ok(Command::Run(Box::new(checked)))
+    }
+}
+
+fn usage(kind: ErrorKind, sentence: String) -> Exit {
+    let mut command = Args::command();
+    command.build();
+    let run = command.find_subcommand_mut("run").map(|run| run.error(kind, &sentence));
+    Exit::Usage(Box::new(run.unwrap_or_else(|| command.error(kind, &sentence))))
+}
+
+/// Says of a command or option that is still to come that it is, and not that nobody has heard of it.
+fn explained(error: clap::Error) -> clap::Error {
+    let context = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        _ => return error,
+    };
+    let Some(ContextValue::String(typed)) = error.get(context) else { return error };
+    let Some(later) = LATER.iter().find(|later| *later == typed) else { return error };
+    let sentence = format!("`{later}` is not yet served by this version; `ringlb --help` lists what is");
+    Args::command().error(error.kind(), sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_comes_later_is_not_served_now() {
+        let command = Args::command();
+        for later in LATER {
+            assert!(command.find_subcommand(later).is_none(), "{later} is served");
+        }
+    }
+}

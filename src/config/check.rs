@@ -1,0 +1,257 @@
+//! What the sections of a file mean. Every value is looked at, also where others are wrong already.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::address::Address;
+use crate::balance::settings::{BackendSettings, PoolSettings};
+use crate::config::fault::{At, Fault, Problem};
+use crate::config::file::Section;
+use crate::config::keys::{self, Absent, Place};
+use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
+use crate::config::{Bind, Config, General, Listener, Overrides, Pool, notation, value};
+use crate::limits::{BACKLOG_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, TIMEOUT_MAX};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The configuration of the file, or nothing where `faults` has got an error.
+pub fn check(root: &Section<'_>, overrides: &Overrides, faults: &mut Vec<Fault>) -> Option<Config> {
+    let mut relations = Relations::default();
+    let general = general(root, overrides, &mut relations, faults);
+    let listeners: Vec<_> =
+        root.children(Place::Listener).map(|section| listener(section, &mut relations, faults)).collect();
+    let pools: Vec<_> = root.children(Place::Pool).map(|section| pool(section, &mut relations, faults)).collect();
+    relations.check(faults);
+    Some(Config {
+        general: general?,
+        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        pools: pools.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn general(
+    section: &Section<'_>,
+    overrides: &Overrides,
+    relations: &mut Relations,
+    faults: &mut Vec<Fault>,
+) -> Option<General> {
+    let mut reader = Reader { section, faults };
+    let workers = reader.read("workers", value::workers);
+    let max_connections = reader.read("max_connections", |value| value::number(value, 1..=CONNECTIONS_MAX));
+    let shutdown_delay = reader.duration("shutdown_delay", Duration::ZERO);
+    let shutdown_timeout = reader.duration("shutdown_timeout", Duration::ZERO);
+    let log = reader.text("log", value::log);
+    let log_format = reader.text("log_format", value::log_format);
+    let metrics = reader.placed("metrics", |value| notation::bind(value::text(value)?));
+    let metrics = match &overrides.metrics {
+        Some(bind) => Some(Placed { value: bind.clone(), at: At::Option("--metrics") }),
+        None => metrics,
+    };
+    relations.metrics.clone_from(&metrics);
+    Some(General {
+        workers: overrides.workers.or(workers)?,
+        max_connections: max_connections.and_then(NonZeroU32::new),
+        shutdown_delay: shutdown_delay?,
+        shutdown_timeout: shutdown_timeout?,
+        log: log?,
+        log_format: log_format?,
+        metrics: metrics.map(|metrics| metrics.value),
+    })
+}
+
+fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault>) -> Option<Listener> {
+    let mut reader = Reader { section, faults };
+    let name = reader.placed("name", |value| value::name(value::text(value)?));
+    let bind = reader.binds();
+    // Whether a pool of that name exists is a question of relations; what its name may be is asked at the pool.
+    let pool = reader.placed("pool", |value| value::text(value).map(str::to_owned));
+    let max_connections = reader.read("max_connections", |value| value::limit(value, CONNECTIONS_MAX));
+    let idle_timeout = reader.read("idle_timeout", |value| value::duration_or_off(value, MILLISECOND..=TIMEOUT_MAX));
+    let keepalive = reader.read("keepalive", value::keepalive);
+    let dead_peer_timeout =
+        reader.read("dead_peer_timeout", |value| value::duration_or_off(value, DEAD_PEER_TIMEOUT_MIN..=TIMEOUT_MAX));
+    let backlog = reader.read("backlog", |value| value::number(value, 1..=BACKLOG_MAX));
+
+    relations.listeners.push(ListenerParts { name: name.clone(), bind: bind.clone(), pool: pool.clone() });
+    Some(Listener {
+        name: name?.value,
+        bind: bind.into_iter().map(|bind| bind.value).collect(),
+        pool: pool?.value,
+        max_connections: max_connections?,
+        idle_timeout: idle_timeout?,
+        keepalive: keepalive?,
+        dead_peer_timeout: dead_peer_timeout?,
+        backlog: NonZeroU32::new(backlog?)?,
+    })
+}
+
+fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault>) -> Option<Pool> {
+    let mut reader = Reader { section, faults };
+    let name = reader.placed("name", |value| value::name(value::text(value)?));
+    let policy = reader.text("policy", value::policy);
+    let connect_timeout = reader.duration("connect_timeout", MILLISECOND);
+    let connect_attempts =
+        reader.read("connect_attempts", |value| value::number(value, 1..=CONNECT_ATTEMPTS_MAX as u32));
+    let connect_budget = reader.duration("connect_budget", MILLISECOND);
+    let keepalive = reader.read("keepalive", value::keepalive);
+    if let (Some(timeout), Some(budget)) = (connect_timeout, connect_budget)
+        && timeout > budget
+    {
+        reader.warn("connect_timeout", budget_is_shorter(timeout, budget));
+    }
+
+    let mut parts = Vec::new();
+    let backends: Vec<_> =
+        section.children(Place::Backend).map(|section| backend(section, &mut parts, faults)).collect();
+    let header = At::Bytes(section.header.clone());
+    relations.pools.push(PoolParts { name: name.clone(), header, is_empty: backends.is_empty(), backends: parts });
+    Some(Pool {
+        settings: PoolSettings {
+            name: name?.value,
+            policy: policy?,
+            connect_timeout: connect_timeout?,
+            connect_attempts: connect_attempts?,
+            keepalive: keepalive?,
+        },
+        connect_budget: connect_budget?,
+        backends: backends.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Vec<Fault>) -> Option<BackendSettings> {
+    let mut reader = Reader { section, faults };
+    let address = reader.placed("address", |value| notation::target(value::text(value)?));
+    let given = section.given("name").is_some();
+    let mut name = reader.placed("name", |value| value::backend_name(value::text(value)?));
+    let weight = reader.read("weight", value::weight);
+    if let Some(address) = &address
+        && !given
+    {
+        name = reader.default_name(address);
+    }
+    parts.push(BackendParts { name: name.clone(), address: address.clone() });
+    Some(BackendSettings { name: name?.value, address: address?.value, weight: weight? })
+}
+
+/// Reads the keys of one section, and notes what is wrong with them.
+struct Reader<'r, 't> {
+    section: &'r Section<'t>,
+    faults: &'r mut Vec<Fault>,
+}
+
+impl Reader<'_, '_> {
+    /// The value of a key, given or by default; nothing where it is wrong, or absent without a default.
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>) -> Option<T> {
+        self.placed(name, parse).map(|placed| placed.value)
+    }
+
+    /// As [`Reader::read`], with the place of the value.
+    fn placed<T>(&mut self, name: &str, parse: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>) -> Option<Placed<T>> {
+        if let Some(given) = self.section.given(name) {
+            let at = At::Bytes(given.span());
+            return match parse(given.get_ref()) {
+                Ok(value) => Some(Placed { value, at }),
+                Err(problem) => {
+                    self.wrong(at, name, problem);
+                    None
+                }
+            };
+        }
+        let place = self.section.place;
+        let key = keys::find(place, name).unwrap_or_else(|| unreachable!("KEYS has every key that is read: {name}"));
+        match key.absent {
+            Absent::Means(_) => None,
+            Absent::Required => {
+                self.missing(name);
+                None
+            }
+            Absent::Default(text) => {
+                let value = DeValue::parse(text).ok().and_then(|value| parse(value.get_ref()).ok());
+                let value = value.unwrap_or_else(|| unreachable!("a test parses every default of KEYS: {name}"));
+                Some(Placed { value, at: At::Bytes(self.section.header.clone()) })
+            }
+        }
+    }
+
+    fn text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
+        self.read(name, |value| parse(value::text(value)?))
+    }
+
+    fn duration(&mut self, name: &str, least: Duration) -> Option<Duration> {
+        self.read(name, |value| value::duration(value, least..=TIMEOUT_MAX))
+    }
+
+    /// `bind`: one address or a list of them, each with its own place.
+    fn binds(&mut self) -> Vec<Placed<Bind>> {
+        let Some(given) = self.section.given("bind") else {
+            self.missing("bind");
+            return Vec::new();
+        };
+        let elements: Vec<&Spanned<DeValue<'_>>> = match given.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![given],
+        };
+        if elements.is_empty() {
+            let problem = Problem::new(
+                "an empty list",
+                "a listener without an address accepts nobody",
+                "write at least one address, as in \"0.0.0.0:8080\"",
+            );
+            self.wrong(At::Bytes(given.span()), "bind", problem);
+        }
+        let mut binds = Vec::new();
+        for element in elements {
+            let at = At::Bytes(element.span());
+            match value::text(element.get_ref()).and_then(notation::bind) {
+                Ok(value) => binds.push(Placed { value, at }),
+                Err(problem) => self.wrong(at, "bind", problem),
+            }
+        }
+        binds
+    }
+
+    /// The address as the backend's name, where it can be one.
+    fn default_name(&mut self, address: &Placed<Address>) -> Option<Placed<String>> {
+        match value::backend_name(&address.value.to_string()) {
+            Ok(value) => Some(Placed { value, at: address.at.clone() }),
+            Err(problem) => {
+                let help = "give the backend a `name` of its own";
+                self.wrong(address.at.clone(), "address", Problem { help: help.to_owned(), ..problem });
+                None
+            }
+        }
+    }
+
+    fn missing(&mut self, name: &str) {
+        let header = self.section.place.header();
+        let meaning = keys::find(self.section.place, name).map_or("", |key| key.meaning);
+        let problem = Problem::new(
+            format!("this {header} has no `{name}`"),
+            format!("it has no default: it is the {}", meaning.trim_start_matches("its ")),
+            format!("write `{name} = ...` below this header"),
+        );
+        self.faults.push(Fault::error(At::Bytes(self.section.header.clone()), problem));
+    }
+
+    fn warn(&mut self, name: &str, problem: Problem) {
+        let at = self.section.given(name).map_or_else(|| self.section.header.clone(), |given| given.span());
+        self.faults.push(Fault::warning(At::Bytes(at), problem));
+    }
+
+    fn wrong(&mut self, at: At, name: &str, problem: Problem) {
+        let what = format!("`{name}`: {}", problem.what);
+        self.faults.push(Fault::error(at, Problem { what, ..problem }));
+    }
+}
+
+fn budget_is_shorter(timeout: Duration, budget: Duration) -> Problem {
+    let (timeout, budget) = (humantime::format_duration(timeout), humantime::format_duration(budget));
+    Problem::new(
+        format!("`connect_timeout` is longer than `connect_budget`: {timeout} and {budget}"),
+        format!("all connects for one client together end after {budget}, the first one too"),
+        "raise `connect_budget`, or lower `connect_timeout`",
+    )
+}

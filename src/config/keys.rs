@@ -1,0 +1,202 @@
+//! Every key of the configuration, in one table: where it stands, what it means, its default, and whether this
+//! version serves it. The parser, the documentation and the example file are all held against it.
+
+/// A kind of section of the file.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Above the first header: settings of the whole process.
+    Root,
+    /// `[[listener]]`
+    Listener,
+    /// `[[pool]]`
+    Pool,
+    /// `[pool.health]`
+    Health,
+    /// `[[pool.backend]]`
+    Backend,
+}
+
+impl Place {
+    /// Every kind of section, in the order of the documentation.
+    pub const ALL: &[Place] = &[Place::Root, Place::Listener, Place::Pool, Place::Health, Place::Backend];
+
+    /// The header as it is written; for the root, what people call it.
+    pub const fn header(self) -> &'static str {
+        match self {
+            Place::Root => "top of the file",
+            Place::Listener => "[[listener]]",
+            Place::Pool => "[[pool]]",
+            Place::Health => "[pool.health]",
+            Place::Backend => "[[pool.backend]]",
+        }
+    }
+
+    /// The keys that may stand here.
+    pub fn keys(self) -> impl Iterator<Item = &'static Key> {
+        KEYS.iter().filter(move |key| key.place == self)
+    }
+
+    /// The sections that may stand within this one.
+    pub fn tables(self) -> impl Iterator<Item = &'static Table> {
+        TABLES.iter().filter(move |table| table.parent == self)
+    }
+
+    /// Whether this version serves anything of it.
+    pub fn is_served(self) -> bool {
+        self.keys().any(|key| key.served == Served::Yes)
+    }
+}
+
+/// A section within another.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Where it stands.
+    pub parent: Place,
+    /// Its name there.
+    pub name: &'static str,
+    /// What it is.
+    pub place: Place,
+    /// Whether there may be many (`[[...]]`) or one (`[...]`).
+    pub many: bool,
+}
+
+/// Whether this version does what a key says.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It does.
+    Yes,
+    /// It knows the key and refuses it, rather than ignore it.
+    NotYet,
+}
+
+/// What holds where a key is absent.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Nothing: it must be given.
+    Required,
+    /// This value, in the notation of the file.
+    Default(&'static str),
+    /// No fixed value, but what these words say.
+    Means(&'static str),
+}
+
+/// One key.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Where it stands.
+    pub place: Place,
+    /// Its name.
+    pub name: &'static str,
+    /// What holds without it.
+    pub absent: Absent,
+    /// Whether this version serves it.
+    pub served: Served,
+    /// What it does, in one line.
+    pub meaning: &'static str,
+}
+
+use Absent::{Default, Means, Required};
+use Place::{Backend, Health, Listener, Pool, Root};
+use Served::{NotYet, Yes};
+
+const fn key(place: Place, name: &'static str, absent: Absent, served: Served, meaning: &'static str) -> Key {
+    Key { place, name, absent, served, meaning }
+}
+
+/// Every section but the root.
+pub const TABLES: &[Table] = &[
+    Table { parent: Root, name: "listener", place: Listener, many: true },
+    Table { parent: Root, name: "pool", place: Pool, many: true },
+    Table { parent: Pool, name: "health", place: Health, many: false },
+    Table { parent: Pool, name: "backend", place: Backend, many: true },
+];
+
+/// Every key, section by section, in the order of the documentation.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key(Root, "workers", Default("\"auto\""), Yes, "threads, one ring each; \"auto\" = the CPUs this process may use"),
+    key(Root, "max_connections", Means("computed from RLIMIT_NOFILE"), Yes, "sessions of the whole process; at the limit accepting pauses and clients wait in the backlog"),
+    key(Root, "shutdown_delay", Default("\"0s\""), Yes, "accepting goes on for so long after SIGTERM, while `/ready` already says 503"),
+    key(Root, "shutdown_timeout", Default("\"30s\""), Yes, "sessions have so long to end after that; the rest is closed"),
+    key(Root, "log", Default("\"info\""), Yes, "`off`, `error`, `warn`, `info`, `debug` or `trace`; for single modules as in \"info,ringlb::worker=debug\""),
+    key(Root, "log_format", Default("\"text\""), Yes, "`text`, or `json` with one object a line"),
+    key(Root, "metrics", Means("none"), Yes, "address that serves `/metrics` and `/ready` over HTTP"),
+    key(Root, "admin", Means("none"), NotYet, "unix socket of the admin API"),
+    key(Root, "admin_mode", Default("\"0600\""), NotYet, "permissions of that socket"),
+    key(Root, "state_file", Default("\"\""), NotYet, "file that keeps live edits over a restart"),
+    key(Root, "access_log", Default("\"\""), NotYet, "one line for each session: \"-\" for standard output, or a path"),
+    key(Root, "access_log_start", Default("false"), NotYet, "a line at the start of each session too"),
+    key(Root, "backend_series_max", Default("1000"), NotYet, "backends with metrics of their own; the rest become `_other`"),
+
+    key(Listener, "name", Required, Yes, "its name in logs and metrics"),
+    key(Listener, "bind", Required, Yes, "address or list of addresses to accept clients on"),
+    key(Listener, "pool", Required, Yes, "name of the pool that serves its clients"),
+    key(Listener, "max_connections", Default("0"), Yes, "sessions of this listener, as the process's key of that name; 0 = only the process's limit"),
+    key(Listener, "idle_timeout", Default("\"10m\""), Yes, "a session without a byte either way for so long is closed; \"0s\" = never"),
+    key(Listener, "keepalive", Default("\"60s\""), Yes, "TCP keepalive on the clients' side: idle time before the first probe, whole seconds; \"0s\" = off"),
+    key(Listener, "dead_peer_timeout", Default("\"30s\""), Yes, "a peer that acknowledges nothing and is not heard of for so long is given up; \"0s\" = never"),
+    key(Listener, "backlog", Default("4096"), Yes, "clients that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`"),
+    key(Listener, "max_connections_per_client", Default("0"), NotYet, "sessions of one client address; 0 = no limit"),
+    key(Listener, "accept_proxy_protocol", Default("false"), NotYet, "expect a PROXY protocol header from `trusted_proxies`"),
+    key(Listener, "trusted_proxies", Default("[]"), NotYet, "networks that may send such a header"),
+
+    key(Pool, "name", Required, Yes, "its name in logs and metrics, and in `pool` of a listener"),
+    key(Pool, "policy", Default("\"least_connections\""), Yes, "how a backend is chosen: `least_connections` or `round_robin`"),
+    key(Pool, "connect_timeout", Default("\"4s\""), Yes, "how long one connect to a backend may take; above 3 s, because the second SYN goes out at 3 s"),
+    key(Pool, "connect_attempts", Default("3"), Yes, "different backends tried for one client, the first included"),
+    key(Pool, "connect_budget", Default("\"10s\""), Yes, "how long all attempts for one client may take together"),
+    key(Pool, "keepalive", Default("\"60s\""), Yes, "TCP keepalive on the backends' side, as in a listener"),
+    key(Pool, "max_fails", Default("3"), NotYet, "failed connects within `fail_timeout` that eject a backend; 0 = never"),
+    key(Pool, "fail_timeout", Default("\"10s\""), NotYet, "the window of `max_fails`, and the length of an ejection"),
+    key(Pool, "fail_share", Default("0.0"), NotYet, "share of that window's connects that must have failed as well; 0 = the plain count"),
+    key(Pool, "send_proxy_protocol", Default("\"off\""), NotYet, "PROXY protocol header to the backends: `off`, `v1` or `v2`"),
+    key(Pool, "max_ejected_percent", Default("100"), NotYet, "share of the ready backends that may be ejected, at least one"),
+    key(Pool, "when_none", Default("\"close\""), NotYet, "what a client gets when no backend may serve: `close`, `reset` or `http_503`"),
+    key(Pool, "queue_max", Default("0"), NotYet, "clients that may wait when all backends are full"),
+    key(Pool, "queue_timeout", Default("\"5s\""), NotYet, "how long they may wait"),
+
+    key(Health, "kind", Required, NotYet, "the active check: `tcp` or `http`"),
+    key(Health, "interval", Default("\"2s\""), NotYet, "time between two checks"),
+    key(Health, "timeout", Default("\"1s\""), NotYet, "time for one check"),
+    key(Health, "rise", Default("2"), NotYet, "checks in a row that must pass before a backend is up"),
+    key(Health, "fall", Default("3"), NotYet, "checks in a row that must fail before it is down"),
+    key(Health, "path", Default("\"/\""), NotYet, "path of an `http` check"),
+    key(Health, "expect_status", Default("200"), NotYet, "status that an `http` check must see"),
+    key(Health, "host", Means("the backend's address"), NotYet, "`Host` header of an `http` check"),
+
+    key(Backend, "name", Means("its address"), Yes, "its name in logs and metrics, unique in its pool; its counters belong to it"),
+    key(Backend, "address", Required, Yes, "address that it listens on"),
+    key(Backend, "weight", Default("1"), Yes, "its share of new connections relative to the others; 0 = none"),
+    key(Backend, "backup", Default("false"), NotYet, "serves only while no other backend may"),
+    key(Backend, "max_connections", Default("0"), NotYet, "sessions it may have at a time; 0 = no limit"),
+    key(Backend, "max_fails", Means("the pool's"), NotYet, "as in the pool, for this backend"),
+    key(Backend, "fail_timeout", Means("the pool's"), NotYet, "as in the pool, for this backend"),
+    key(Backend, "slow_start", Default("\"0s\""), NotYet, "its weight grows over so long after it has come back"),
+];
+
+/// The key `name` of a section.
+pub fn find(place: Place, name: &str) -> Option<&'static Key> {
+    place.keys().find(|key| key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_stands_once_and_has_a_meaning() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(!key.meaning.is_empty() && !key.meaning.ends_with('.'), "{key:?}");
+            assert!(!key.meaning.contains('|'), "{key:?}: it goes into a table of the documentation");
+            let same = |other: &Key| other.place == key.place && other.name == key.name;
+            assert_eq!(KEYS.iter().position(same), Some(index), "{key:?} stands twice");
+            assert!(!key.place.tables().any(|table| table.name == key.name), "{key:?} is a section too");
+        }
+    }
+
+    #[test]
+    fn the_keys_stand_in_the_order_of_their_places() {
+        let order: Vec<_> = KEYS.iter().map(|key| Place::ALL.iter().position(|place| *place == key.place)).collect();
+        assert!(order.is_sorted());
+    }
+}

@@ -1,0 +1,315 @@
+//! Single values: what was typed becomes what it means, or a problem that says what would be right.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::{DeInteger, DeValue};
+
+use crate::balance::settings::{Policy, Weight};
+use crate::config::fault::Problem;
+use crate::config::notation::quoted;
+use crate::config::{LogFilter, LogFormat, Workers};
+use crate::limits::{
+    BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
+    WEIGHT_MAX, WORKERS_MAX,
+};
+
+/// Policies that are known and not yet served.
+const POLICIES_LATER: &[&str] = &["random_two", "source_hash", "first"];
+
+/// The text of a string.
+///
+/// # Errors
+/// The value is not a string.
+pub fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {
+    value.as_str().ok_or_else(|| {
+        Problem::new(
+            format!("{} is not text", shown(value)),
+            "text is expected here",
+            "put it between quotes, as in \"text\"",
+        )
+    })
+}
+
+/// A duration within `range`.
+///
+/// # Errors
+/// The value is not a duration or lies outside.
+pub fn duration(value: &DeValue<'_>, range: RangeInclusive<Duration>) -> Result<Duration, Problem> {
+    let Some(text) = value.as_str() else {
+        let help = match value.as_integer() {
+            Some(number) => format!("write it with its unit and in quotes, as in \"{}s\"", number.as_str()),
+            None => "write a number with a unit, in quotes, as in \"10s\"".to_owned(),
+        };
+        let why = "a duration is text, because a number alone does not say its unit";
+        return Err(Problem::new(format!("{} is not a duration", shown(value)), why, help));
+    };
+    let duration = parse_duration(text)?;
+    if range.contains(&duration) {
+        return Ok(duration);
+    }
+    let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+    let why = if duration < *range.start() { format!("the least is {least}") } else { format!("the most is {most}") };
+    Err(Problem::new(
+        format!("{} is out of range", quoted(text)),
+        why,
+        format!("write a duration from \"{least}\" to \"{most}\""),
+    ))
+}
+
+/// A duration, where 0 switches off what it is for.
+///
+/// # Errors
+/// As [`duration`].
+pub fn duration_or_off(value: &DeValue<'_>, range: RangeInclusive<Duration>) -> Result<Option<Duration>, Problem> {
+    let zero = Duration::ZERO..=*range.end();
+    match duration(value, zero)? {
+        Duration::ZERO => Ok(None),
+        _ => duration(value, range).map(Some),
+    }
+}
+
+/// The idle time of TCP keepalive; "0s" switches it off.
+///
+/// # Errors
+/// As [`duration`], or it is not in whole seconds.
+pub fn keepalive(value: &DeValue<'_>) -> Result<Option<Duration>, Problem> {
+    let keepalive = duration_or_off(value, KEEPALIVE_MIN..=KEEPALIVE_MAX)?;
+    if keepalive.is_some_and(|keepalive| keepalive.subsec_nanos() != 0) {
+        return Err(Problem::new(
+            format!("{} is not in whole seconds", shown(value)),
+            "the kernel counts keepalive in seconds",
+            "write whole seconds, as in \"60s\"",
+        ));
+    }
+    Ok(keepalive)
+}
+
+/// A whole number within `range`.
+///
+/// # Errors
+/// The value is not a whole number or lies outside.
+pub fn number(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result<u32, Problem> {
+    let help = format!("write a number from {} to {}", range.start(), range.end());
+    let Some(number) = value.as_integer() else {
+        let why = "a whole number is expected here, without quotes";
+        return Err(Problem::new(format!("{} is not a whole number", shown(value)), why, help));
+    };
+    let number = as_i64(number);
+    match number.and_then(|number| u32::try_from(number).ok()) {
+        Some(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let below = number.is_some_and(|number| number < i64::from(*range.start()));
+            let why =
+                if below { format!("the least is {}", range.start()) } else { format!("the most is {}", range.end()) };
+            Err(Problem::new(format!("{} is out of range", shown(value)), why, help))
+        }
+    }
+}
+
+/// A number, where 0 means that there is no limit of its own.
+///
+/// # Errors
+/// As [`number`].
+pub fn limit(value: &DeValue<'_>, most: u32) -> Result<Option<NonZeroU32>, Problem> {
+    number(value, 0..=most).map(NonZeroU32::new)
+}
+
+/// How many workers.
+///
+/// # Errors
+/// Neither a number in range nor "auto".
+pub fn workers(value: &DeValue<'_>) -> Result<Workers, Problem> {
+    match value {
+        DeValue::String(text) => workers_text(text),
+        DeValue::Integer(integer) => workers_text(integer.as_str()),
+        _ => Err(not_workers(&shown(value))),
+    }
+}
+
+/// How many workers, as the command line says it.
+///
+/// # Errors
+/// Neither a number in range nor "auto".
+pub fn workers_text(text: &str) -> Result<Workers, Problem> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    let count = text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= WORKERS_MAX);
+    count.map(Workers::Count).ok_or_else(|| not_workers(&quoted(text)))
+}
+
+/// The name of a listener or a pool.
+///
+/// # Errors
+/// Too long, or with a character that a metric's label or a path could not carry unchanged.
+pub fn name(text: &str) -> Result<String, Problem> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    checked_name(text, NAME_BYTES_MAX, fits, "a name has letters, digits, `_`, `.` and `-` only")
+}
+
+/// The name of a backend: wider than [`name`], because it may be an address.
+///
+/// # Errors
+/// Too long, or with a space, a quote, a control character, or one outside of ASCII.
+pub fn backend_name(text: &str) -> Result<String, Problem> {
+    let fits = |c: char| c.is_ascii_graphic() && !"\"'\\`{},".contains(c);
+    checked_name(
+        text,
+        BACKEND_NAME_BYTES_MAX,
+        fits,
+        "a backend's name has no spaces, quotes, braces, commas or letters with accents",
+    )
+}
+
+/// A policy by its name.
+///
+/// # Errors
+/// Unknown, or not yet served.
+pub fn policy(text: &str) -> Result<Policy, Problem> {
+    if let Some(policy) = Policy::ALL.iter().find(|policy| policy.name() == text) {
+        return Ok(*policy);
+    }
+    let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+    let help = one_of(text, &names);
+    if POLICIES_LATER.contains(&text) {
+        return Err(Problem::not_yet(format!("the policy {}", quoted(text)), help));
+    }
+    Err(Problem::new(format!("{} is not a policy", quoted(text)), "nothing else is known of that name", help))
+}
+
+/// The weight of a backend.
+///
+/// # Errors
+/// Above the maximum.
+pub fn weight(value: &DeValue<'_>) -> Result<Weight, Problem> {
+    let number = number(value, 0..=WEIGHT_MAX)?;
+    Weight::new(number).ok_or_else(|| {
+        let what = format!("the weight {number} is out of range");
+        Problem::new(what, format!("the most is {WEIGHT_MAX}"), "write the weights smaller: only their ratio counts")
+    })
+}
+
+/// Which log lines are wanted: a level, and other levels for single modules.
+///
+/// # Errors
+/// A level that there is not.
+pub fn log(text: &str) -> Result<LogFilter, Problem> {
+    LogFilter::parse(text).map_err(|wrong| {
+        Problem::new(
+            format!("{} is not a log level", quoted(wrong)),
+            "a level, or `module=level`, is expected between the commas",
+            one_of(wrong.rsplit('=').next().unwrap_or(wrong), LogFilter::LEVELS),
+        )
+    })
+}
+
+/// The form of log lines.
+///
+/// # Errors
+/// Neither of the two.
+pub fn log_format(text: &str) -> Result<LogFormat, Problem> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => {
+            let what = format!("{} is not a log format", quoted(text));
+            Err(Problem::new(what, "lines are written as text or as JSON", one_of(text, &["text", "json"])))
+        }
+    }
+}
+
+/// The name among `names` that `typed` was probably meant to be.
+pub fn nearest<'n>(typed: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    // A slip of the fingers changes few letters; a wrong memory often keeps the beginning (`max_conn`).
+    const SIMILAR: f64 = 0.85;
+    if typed.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let typed = &typed.to_lowercase();
+    let names: Vec<&str> = names.into_iter().collect();
+    let slips_max = (typed.chars().count() / 3).max(1);
+    let slip = names.iter().map(|name| (strsim::osa_distance(typed, name), *name)).min_by_key(|(slips, _)| *slips);
+    if let Some((slips, name)) = slip
+        && slips <= slips_max
+    {
+        return Some(name);
+    }
+    let scored = names.iter().map(|name| (strsim::jaro_winkler(typed, name), *name));
+    let (score, name) = scored.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (score >= SIMILAR).then_some(name)
+}
+
+/// The value as it would be shown in a sentence.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => quoted(text),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(value) => value.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn as_i64(number: &DeInteger<'_>) -> Option<i64> {
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+fn one_of(typed: &str, names: &[&str]) -> String {
+    if let Some(name) = nearest(typed, names.iter().copied()) {
+        return format!("did you mean \"{name}\"?");
+    }
+    let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("write one of {}", names.join(", "))
+}
+
+fn not_workers(shown: &str) -> Problem {
+    Problem::new(
+        format!("{shown} is not a number of workers"),
+        format!("there can be 1 to {WORKERS_MAX}, or \"auto\" for one on each CPU that this process may use"),
+        "write a number, or \"auto\"",
+    )
+}
+
+fn parse_duration(text: &str) -> Result<Duration, Problem> {
+    let problem = |why: String| {
+        let help = "write a number with a unit, as in \"10s\", \"250ms\", \"5m\" or \"1h 30m\"";
+        Problem::new(format!("{} is not a duration", quoted(text)), why, help)
+    };
+    // Within these bounds the parser cannot overflow: its sum of seconds and nanoseconds is not checked to the last.
+    let digits_most = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0);
+    if text.len() > DURATION_TEXT_BYTES_MAX || digits_most > DURATION_DIGITS_MAX {
+        let what = format!("{} is out of range", quoted(text));
+        return Err(Problem::new(what, "it is longer than any timeout needs to be", "write a shorter duration"));
+    }
+    humantime::parse_duration(text).map_err(|error| match error {
+        humantime::DurationError::Empty => problem("it is empty".to_owned()),
+        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
+            problem("its unit is missing".to_owned())
+        }
+        humantime::DurationError::UnknownUnit { unit, .. } => problem(format!("`{unit}` is not a unit of time")),
+        humantime::DurationError::NumberOverflow => problem("its number is too large or too fine".to_owned()),
+        humantime::DurationError::NumberExpected(_) => problem("a number is expected before each unit".to_owned()),
+        humantime::DurationError::InvalidCharacter(_) => problem("it has a sign that no duration has".to_owned()),
+    })
+}
+
+fn checked_name(text: &str, bytes_max: usize, fits: impl Fn(char) -> bool, rule: &str) -> Result<String, Problem> {
+    let why = if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.len() > bytes_max {
+        format!("it has {} bytes, and {bytes_max} is the most", text.len())
+    } else if !text.chars().all(fits) {
+        rule.to_owned()
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(Problem::new(
+        format!("{} cannot be a name", quoted(text)),
+        why,
+        format!("choose a name of 1 to {bytes_max} such characters"),
+    ))
+}

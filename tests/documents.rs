@@ -1,0 +1,145 @@
+//! What people read about the configuration is what the parser does: the reference and the example file are compared
+//! with the table of keys, key by key.
+
+use std::path::Path;
+
+use ringlb::config::keys::{Absent, KEYS, Key, Place, Served};
+use ringlb::config::{Config, Overrides};
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The table of the reference for one section.
+fn table(place: Place) -> String {
+    let row = |key: &Key| {
+        let absent = match key.absent {
+            Absent::Required => "required".to_owned(),
+            Absent::Default(value) => format!("`{value}`"),
+            Absent::Means(words) => words.to_owned(),
+        };
+        let not_yet = if key.served == Served::NotYet { "*not yet*: " } else { "" };
+        format!("| `{}` | {absent} | {not_yet}{} |\n", key.name, key.meaning)
+    };
+    let rows: String = place.keys().map(row).collect();
+    format!("| key | default | meaning |\n|---|---|---|\n{rows}")
+}
+
+/// The comment above a key in the example file.
+fn comment(key: &Key) -> String {
+    let absent = match key.absent {
+        Absent::Required => "required".to_owned(),
+        Absent::Default(value) => format!("default {value}"),
+        Absent::Means(words) => format!("default: {words}"),
+    };
+    let not_yet = if key.served == Served::NotYet { "not yet: " } else { "" };
+    format!("# {not_yet}{} [{absent}]", key.meaning)
+}
+
+#[test]
+fn the_reference_has_every_key_as_the_parser_has_it() {
+    let reference = read("docs/configuration.md");
+    for place in Place::ALL {
+        let table = table(*place);
+        assert!(reference.contains(&table), "docs/configuration.md lacks this table of {}:\n{table}", place.header());
+    }
+    let rows = reference.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, KEYS.len(), "docs/configuration.md has rows for keys that do not exist");
+}
+
+#[test]
+fn the_example_is_valid_without_a_warning() {
+    let checked = Config::parse("config/ringlb.toml", &read("config/ringlb.toml"), &Overrides::default());
+    let checked = checked.unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(checked.warnings.is_empty(), "{}", checked.warnings);
+}
+
+#[test]
+fn the_example_has_every_key_with_its_meaning_and_default() {
+    let example = read("config/ringlb.toml");
+    let mut place = Place::Root;
+    let mut previous = "";
+    let mut explained: Vec<&Key> = Vec::new();
+    for line in example.lines() {
+        let bare = line.trim_start_matches("# ");
+        if let Some(header) = Place::ALL.iter().find(|place| place.header() == bare) {
+            place = *header;
+        } else if let Some((key, value)) = setting(place, bare) {
+            if previous == comment(key) {
+                explained.push(key);
+                let shown = line == bare;
+                let expected =
+                    key.served == Served::Yes && !matches!(key.absent, Absent::Means("computed from RLIMIT_NOFILE"));
+                assert_eq!(shown, expected, "served keys are set, others are comments: {line}");
+                if let Absent::Default(default) = key.absent {
+                    assert_eq!(value, default, "a key shows its default: {line}");
+                }
+            } else {
+                assert!(explained.contains(&key), "above `{line}` there should stand:\n{}", comment(key));
+            }
+        }
+        previous = line;
+    }
+    let missing: Vec<&Key> = KEYS.iter().filter(|key| !explained.contains(key)).collect();
+    assert!(missing.is_empty(), "config/ringlb.toml lacks {missing:#?}");
+}
+
+fn setting(place: Place, line: &str) -> Option<(&'static Key, &str)> {
+    let (name, value) = line.split_once(" = ")?;
+    let key = place.keys().find(|key| key.name == name)?;
+    Some((key, value))
+}
+
+/// A key that is served must be read: what cannot be its value must be refused.
+#[test]
+fn every_served_key_is_read_and_every_other_is_refused() {
+    for key in KEYS {
+        let section = |place: Place| match place {
+            Place::Root => String::new(),
+            _ => format!("{}\n", place.header()),
+        };
+        let parent = match key.place {
+            Place::Health | Place::Backend => "[[pool]]\n",
+            _ => "",
+        };
+        let text = format!("{parent}{}{} = {{}}\n", section(key.place), key.name);
+        let faults = Config::parse("file", &text, &Overrides::default()).unwrap_err().to_string();
+        let line = text.lines().count();
+        let expected = match (key.served, key.place.is_served()) {
+            (Served::Yes, _) => format!("file:{line}:{}: error: `{}`: a table", key.name.len() + 4, key.name),
+            (Served::NotYet, true) => format!("file:{line}:1: error: `{}` is not yet served", key.name),
+            (Served::NotYet, false) => format!("the section `{}` is not yet served", key.place.header()),
+        };
+        assert!(faults.contains(&expected), "{key:?}: expected {expected} in\n{faults}");
+    }
+}
+
+/// A minimal file, and the same with every default written out, mean the same.
+#[test]
+fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
+    let given = |key: &Key| match (key.place, key.name) {
+        (Place::Listener, "bind") => "\"127.0.0.1:8080\"",
+        (Place::Backend, "address") => "\"127.0.0.1:3000\"",
+        _ => "\"web\"",
+    };
+    let text = |with_defaults: bool| {
+        let mut text = String::new();
+        for place in Place::ALL.iter().filter(|place| place.is_served()) {
+            if *place != Place::Root {
+                text.push_str(&format!("{}\n", place.header()));
+            }
+            for key in place.keys().filter(|key| key.served == Served::Yes) {
+                match key.absent {
+                    Absent::Required => text.push_str(&format!("{} = {}\n", key.name, given(key))),
+                    Absent::Default(value) if with_defaults => text.push_str(&format!("{} = {value}\n", key.name)),
+                    Absent::Default(_) | Absent::Means(_) => {}
+                }
+            }
+        }
+        text
+    };
+    let parse =
+        |text: &str| Config::parse("file", text, &Overrides::default()).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(parse(&text(false)).config, parse(&text(true)).config);
+}
