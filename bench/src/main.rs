@@ -1,3 +1,99 @@
 //! Load generator and comparison harness for ringlb.
+//!
+//! `ringlb-bench compare` starts proxies one beside the other, sends the same traffic through each in turn, and
+//! shows what it cost them. `docs/benchmarks.md` tells what is measured and how.
 
-fn main() {}
+mod args;
+mod compare;
+mod figures;
+mod interrupt;
+mod load;
+mod machine;
+mod peers;
+mod procfs;
+mod report;
+mod scenario;
+mod stats;
+mod table;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use args::{Arguments, Command, Compare};
+use report::Report;
+
+/// Exit code for a command line that cannot be followed.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Compare(options) => compare(&options),
+        Command::Launch(launch) => {
+            let error = peers::launch(launch.parent, &launch.cpus, &launch.command);
+            eprintln!("cannot start {:?}: {error}", launch.command[0]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(options: &Compare) -> ExitCode {
+    let comparison = match options.comparison(&allowed_cpus()) {
+        Ok(comparison) => comparison,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if let Err(error) = interrupt::install() {
+        eprintln!("cannot watch for Ctrl-C: {error}");
+        return ExitCode::FAILURE;
+    }
+    raise_descriptor_limit();
+    let cpu = comparison.settings.generator_cpu;
+    if let Err(error) = peers::pin(&[cpu]) {
+        eprintln!("cannot run on CPU {cpu}: {error}; choose another one with --cpu");
+        return ExitCode::FAILURE;
+    }
+    let report = match comparison.run() {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{}", report.machine.line());
+    for peer in &report.peers {
+        println!("{}: {}", peer.name, peer.version);
+    }
+    if let Some(file) = &options.json
+        && let Err(error) = write_json(&report, file)
+    {
+        eprintln!("cannot write {}: {error}", file.display());
+        return ExitCode::FAILURE;
+    }
+    let failed = report.scenarios.iter().flat_map(|scenario| &scenario.peers).any(|peer| peer.error.is_some());
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn write_json(report: &Report, file: &Path) -> std::io::Result<()> {
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    std::fs::write(file, text)
+}
+
+/// CPUs this process may use; none if the kernel will not say.
+fn allowed_cpus() -> Vec<usize> {
+    sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()).unwrap_or_default()
+}
+
+/// Takes as many descriptors as are allowed, for itself and for the proxies, which inherit the limit.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        eprintln!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}

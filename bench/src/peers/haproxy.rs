@@ -1,0 +1,50 @@
+//! HAProxy in TCP mode.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{Peer, PeerError, Setup, Tuning};
+
+const HINT: &str = "install it (Debian: haproxy) or name it with --haproxy";
+
+pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Result<Vec<OsString>, PeerError> {
+    if std::process::Command::new(&peer.program).arg("-v").output().is_err() {
+        return Err(peer.missing(&peer.program, HINT));
+    }
+    let file = directory.join("haproxy.cfg");
+    std::fs::write(&file, configuration(setup)).map_err(|error| peer.io("writing its configuration", error))?;
+    // -db: in the foreground, without a master.
+    Ok(vec![peer.program.clone().into(), "-db".into(), "-f".into(), file.into()])
+}
+
+fn configuration(setup: &Setup) -> String {
+    let mut text = String::new();
+    // It decides by itself, by the bytes read at a time, when splicing pays.
+    let splice = if setup.tuning == Tuning::Bulk { "    option splice-auto\n" } else { "" };
+    let written = write!(
+        text,
+        "global
+    maxconn {connections}
+    nbthread {workers}
+    tune.pipesize 1048576
+defaults
+    mode tcp
+    timeout connect 4s
+    timeout client 600s
+    timeout server 600s
+{splice}listen relay
+    balance leastconn
+",
+        connections = setup.connections + 64,
+        workers = setup.workers,
+    );
+    written.expect("writing to a string cannot fail");
+    for address in &setup.listen {
+        text.push_str(&format!("    bind {address} backlog 4096\n"));
+    }
+    for (index, address) in setup.backends.iter().enumerate() {
+        text.push_str(&format!("    server s{index} {address}\n"));
+    }
+    text
+}

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Builds ringlb and its load generator and compares ringlb with nginx and HAProxy on this machine, for about a
+# minute, on the loopback only. Everything it starts is stopped again. More options go to the comparison:
+#   scripts/load-test.sh --rounds 5 --scenario request:64x64
+#   scripts/load-test.sh --candidate before=/path/to/an/older/ringlb
+set -eu
+cd "$(dirname "$0")/.."
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is missing: install Rust from https://rustup.rs" >&2
+    exit 1
+fi
+cargo build --release --workspace --bins
+
+peers=ringlb
+# nginx often lies in sbin, which only root has in its path.
+nginx=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v nginx || true)
+haproxy=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy || true)
+if [ -n "$nginx" ]; then
+    peers=$peers,nginx
+else
+    echo "nginx is missing and left out (Debian, Ubuntu: apt install nginx-light libnginx-mod-stream)" >&2
+fi
+if [ -n "$haproxy" ]; then
+    peers=$peers,haproxy
+else
+    echo "HAProxy is missing and left out (Debian, Ubuntu: apt install haproxy)" >&2
+fi
+
+exec "${CARGO_TARGET_DIR:-target}/release/ringlb-bench" compare \
+    --ringlb "${CARGO_TARGET_DIR:-target}/release/ringlb" \
+    --nginx "${nginx:-nginx}" --haproxy "${haproxy:-haproxy}" \
+    --peers "$peers,direct" --rounds 3 --seconds 1 "$@"
