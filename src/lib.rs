@@ -6,8 +6,10 @@
 // cli
 pub mod cli;
 // server
+pub mod server;
 // control, demo
 pub mod control;
+pub mod demo;
 // worker
 pub mod worker;
 // config, metrics
@@ -16,9 +18,10 @@ pub mod config;
 pub mod balance;
 pub mod engine;
 pub mod relay;
-// address, errno, limits, slots, time
+// address, errno, http, limits, slots, time
 pub mod address;
 pub mod errno;
+pub mod http;
 pub mod limits;
 pub mod slots;
 pub mod time;

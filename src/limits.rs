@@ -84,6 +84,27 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Backends tried for one client at most, however the configuration sets `connect_attempts`.
 pub const CONNECT_ATTEMPTS_MAX: usize = 16;
 
+/// Clients of one of the process's own HTTP listeners at a time; more wait in the backlog.
+pub const HTTP_CLIENTS_MAX: usize = 64;
+
+/// How long the workers may take to close their sessions when they are told to; then they are left behind.
+pub const KILL_MAX: Duration = Duration::from_secs(10);
+
+/// How long an HTTP client may take to send its header.
+pub const HTTP_HEADER_MAX: Duration = Duration::from_secs(10);
+
+/// Room for an HTTP request's header.
+pub const HTTP_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long one HTTP connection may last, so that clients who do not read cannot hold all places.
+pub const HTTP_CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How long the HTTP listeners wait after a failed accept.
+pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors kept aside for everything that is not a session: logs, rings, listeners, the control thread.
+pub const DESCRIPTORS_RESERVE: usize = 128;
+
 /// The largest weight of a backend.
 pub const WEIGHT_MAX: u32 = 65_535;
 

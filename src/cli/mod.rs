@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod demo;
 mod log;
 mod output;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::{Bind, Checked, Workers};
+use crate::server;
 
 pub use output::Exit;
 
@@ -55,12 +57,12 @@ fn execute(command: Command) -> Result<(), Exit> {
         Command::Check { file } => check::run(&file),
         Command::Run(checked) => {
             log::start(&checked)?;
-            Err(not_served("run"))
+            server::run(&checked.config, |_| {}).map_err(failed)
         }
-        Command::Demo { .. } => Err(not_served("demo")),
+        Command::Demo { listen, workers } => demo::run(listen, workers),
     }
 }
 
-fn not_served(command: &str) -> Exit {
-    Exit::Failed(format!("`ringlb {command}` is not served yet: this build only reads and checks configurations"))
+fn failed(error: server::Error) -> Exit {
+    Exit::Failed(error.to_string())
 }

@@ -1,4 +1,209 @@
-//! The data-plane threads.
+//! The data-plane threads: each owns one engine, its listeners' descriptors and its sessions, and shares nothing with
+//! the others but the pools' counters.
+//!
+//! A turn: wait, handle what has completed, hear commands, fire timers, let acceptors go on. What is asked of the engine
+//! in a turn is submitted together by the next wait. The clock is read once a turn.
 
+pub mod admission;
+pub mod clock;
+pub mod listener;
+pub mod mailbox;
 pub mod session;
 pub mod timers;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use crate::balance::{Chooser, Pool};
+use crate::engine::listener::accept_rest;
+use crate::engine::ring::{Ring, SetupError};
+use crate::engine::socket::Waker;
+use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
+use crate::errno::Errno;
+use crate::relay::Rules;
+use crate::slots::Key;
+use crate::time::Time;
+
+use admission::Admission;
+use listener::{Accepted, Acceptor};
+use mailbox::Command;
+use session::{Ended, Route, Sessions};
+
+const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
+
+/// What a worker is made of.
+pub struct Setup {
+    /// Its number, from 0.
+    pub number: usize,
+    /// The CPU it stays on, if it is to.
+    pub cpu: Option<usize>,
+    /// The listeners it serves.
+    pub listeners: Vec<ListenerSetup>,
+    /// Wakes it.
+    pub waker: Waker,
+    /// Where its commands arrive.
+    pub commands: Receiver<Command>,
+}
+
+/// One listener of a worker.
+pub struct ListenerSetup {
+    /// Its name.
+    pub name: String,
+    /// The descriptor it accepts on; the main thread holds it too.
+    pub socket: Arc<OwnedFd>,
+    /// What its sessions count against.
+    pub admission: Admission,
+    /// The pool that serves its clients.
+    pub pool: Arc<Pool>,
+    /// What its sessions obey.
+    pub rules: Rules,
+    /// The options of sockets towards backends.
+    pub options: SocketOptions,
+}
+
+/// A data-plane thread's state.
+pub struct Worker {
+    ring: Ring,
+    sessions: Sessions<Ring>,
+    acceptors: Vec<Acceptor<OwnedFd>>,
+    commands: Receiver<Command>,
+    now: Time,
+}
+
+impl Worker {
+    /// Prepares the worker on the thread that will run it.
+    ///
+    /// # Errors
+    /// Where the engine cannot be had; the message says why and what to do.
+    pub fn new(setup: Setup) -> Result<Worker, SetupError> {
+        if let Some(cpu) = setup.cpu
+            && let Err(error) = host::pin_current_thread(cpu)
+        {
+            tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
+        }
+        let mut ring = Ring::new()?;
+        ring.arm_waker(WAKER, &setup.waker);
+        let now = clock::now();
+        let mut acceptors = Vec::new();
+        let mut routes = Vec::new();
+        for (number, listener) in setup.listeners.into_iter().enumerate() {
+            let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
+            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
+            routes.push(Route {
+                rules: listener.rules,
+                chooser: Chooser::new(listener.pool, seed),
+                options: listener.options,
+            });
+        }
+        Ok(Worker { ring, sessions: Sessions::new(routes, now), acceptors, commands: setup.commands, now })
+    }
+
+    /// Serves until it was drained.
+    ///
+    /// # Errors
+    /// What makes the engine unusable.
+    pub fn run(mut self) -> Result<(), Errno> {
+        let mut completions = Vec::new();
+        let mut stopping = false;
+        self.turn_acceptors();
+        while !(stopping && self.sessions.is_empty() && self.acceptors.iter().all(Acceptor::is_stopped)) {
+            let timeout = self.next_deadline().map(|at| at.since(self.now));
+            self.ring.wait(timeout, &mut completions)?;
+            self.now = clock::now();
+            let mut woken = false;
+            for completion in completions.drain(..) {
+                woken |= self.handle(completion);
+            }
+            if woken {
+                stopping |= self.hear();
+            }
+            self.sessions.tick(&mut self.ring, self.now);
+            self.let_go();
+            self.turn_acceptors();
+        }
+        Ok(())
+    }
+
+    /// Handles one completion, and says whether it was a wake-up.
+    fn handle(&mut self, completion: Completion<OwnedFd>) -> bool {
+        match completion.owner.role {
+            listener::ROLE => {
+                let number = completion.owner.key.index() as u16;
+                let accepted = self.acceptors[usize::from(number)].handle(completion.event, self.now);
+                if let Accepted::Client(socket) = accepted {
+                    self.admit(number, socket);
+                }
+                false
+            }
+            role if role == WAKER.role => {
+                debug_assert!(matches!(completion.event, Event::Woken));
+                true
+            }
+            _ => {
+                self.sessions.handle(&mut self.ring, completion, self.now);
+                false
+            }
+        }
+    }
+
+    fn admit(&mut self, number: u16, socket: OwnedFd) {
+        self.acceptors[usize::from(number)].admission().enter();
+        if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, None, self.now) {
+            self.acceptors[usize::from(number)].admission().leave();
+            tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
+            drop(socket);
+        }
+    }
+
+    /// Executes the commands that have come, and says whether one of them was to drain.
+    fn hear(&mut self) -> bool {
+        let mut drain = false;
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Drain => {
+                    drain = true;
+                    self.acceptors.iter_mut().for_each(Acceptor::stop);
+                }
+                Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
+            }
+        }
+        drain
+    }
+
+    /// Counts out and logs the sessions that have ended.
+    fn let_go(&mut self) {
+        for ended in self.sessions.drain_ended() {
+            self.acceptors[usize::from(ended.route)].admission().leave();
+            log_end(&ended, self.now);
+        }
+    }
+
+    fn turn_acceptors(&mut self) {
+        for number in 0..self.acceptors.len() {
+            self.acceptors[number].turn(&mut self.ring, self.now);
+            if let Some(socket) = self.acceptors[number].take_stopped() {
+                // Whoever waits in the accept queue would be reset when the last descriptor is closed.
+                for client in accept_rest(&socket) {
+                    self.admit(number as u16, client);
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let acceptors = self.acceptors.iter().filter_map(Acceptor::next_deadline);
+        acceptors.chain(self.sessions.next_deadline()).min()
+    }
+}
+
+fn log_end(ended: &Ended, now: Time) {
+    tracing::debug!(
+        reason = ended.reason.label(),
+        errno = ended.reason.errno().map(tracing::field::display),
+        from_client = ended.received[0],
+        from_backend = ended.received[1],
+        seconds = (now - ended.started).as_secs_f64(),
+        "session ended"
+    );
+}

@@ -1,0 +1,390 @@
+//! Wiring: binds the listeners, starts the workers and the control thread, waits for the end, drains and joins.
+//!
+//! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
+
+use std::collections::HashMap;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use crate::address::Address;
+use crate::balance::Pool;
+use crate::config::{Bind, Config, Listener, Workers};
+use crate::control::{self, Readiness, Signal};
+use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
+use crate::engine::ring::SetupError;
+use crate::engine::socket::Waker;
+use crate::engine::{SocketOptions, host};
+use crate::errno::Errno;
+use crate::limits::{DESCRIPTORS_RESERVE, KILL_MAX};
+use crate::relay::{Kill, Rules};
+use crate::worker::admission::{Admission, Gate};
+use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::{ListenerSetup, Setup, Worker, clock};
+
+/// Why the server could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine cannot be had.
+    #[error(transparent)]
+    Engine(#[from] SetupError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The metrics address cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another address with `metrics` or --metrics")]
+    Metrics {
+        /// Which.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The configuration's backends cannot be a set.
+    #[error(transparent)]
+    Backends(#[from] crate::balance::SetError),
+    /// Something that every process needs was refused.
+    #[error("cannot start: {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A worker has ended by itself.
+    #[error("worker {number} has failed: {why}. The other workers were drained; restart ringlb and report this")]
+    Worker {
+        /// Which.
+        number: usize,
+        /// What it said.
+        why: String,
+    },
+}
+
+enum Notice {
+    Signal(Signal),
+    Started { number: usize, result: Result<(), SetupError> },
+    Ended { number: usize, result: Result<(), String> },
+}
+
+/// Load-balances as `config` says, until told to stop. Once every address is bound and every worker runs, `on_ready` gets
+/// the addresses, with the ports that were free where the configuration says 0.
+///
+/// # Errors
+/// See [`Error`]; nothing is left behind.
+pub fn run(config: &Config, on_ready: impl FnOnce(&[Address])) -> Result<(), Error> {
+    let fleet = Fleet::start(config)?;
+    let addresses: Vec<Address> = fleet.listeners.iter().map(|bound| bound.listening.address().clone()).collect();
+    on_ready(&addresses);
+    fleet.serve(config)
+}
+
+/// The running workers and what the main thread holds for them.
+struct Fleet {
+    listeners: Vec<Bound>,
+    mailboxes: Vec<Mailbox>,
+    threads: Vec<Option<JoinHandle<()>>>,
+    notices: Receiver<Notice>,
+    readiness: Readiness,
+    process: Arc<Gate>,
+}
+
+/// One address of a listener of the configuration.
+struct Bound {
+    name: String,
+    listening: Listening,
+}
+
+impl Fleet {
+    fn start(config: &Config) -> Result<Fleet, Error> {
+        let cpus = host::cpus().map_err(|errno| system("the list of usable CPUs")(errno.into()))?;
+        let count = match config.workers() {
+            Workers::Auto => cpus.len().max(1),
+            Workers::Count(count) => count.get(),
+        };
+        let listeners = bind_all(config.listeners(), count)?;
+        let metrics = bind_metrics(config.metrics())?;
+        let process = Arc::new(Gate::new(connections_max(config, &listeners, count)));
+        let (sender, notices) = channel();
+        let readiness = Readiness::default();
+        let signals = sender.clone();
+        control::start(metrics, readiness.clone(), move |signal| notify(&signals, Notice::Signal(signal)))
+            .map_err(system("the control thread"))?;
+
+        let mut fleet = Fleet { listeners, mailboxes: Vec::new(), threads: Vec::new(), notices, readiness, process };
+        let setups = fleet.setups(config, count, &cpus)?;
+        for setup in setups {
+            fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
+        }
+        fleet.await_start()?;
+        Ok(fleet)
+    }
+
+    /// What each worker is made of; fills the mailboxes.
+    fn setups(&mut self, config: &Config, count: usize, cpus: &[usize]) -> Result<Vec<Setup>, Error> {
+        let pools = pools(config)?;
+        let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
+        let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
+        let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
+        let mut setups = Vec::new();
+        for number in 0..count {
+            let mut listeners = Vec::new();
+            for bound in &self.listeners {
+                let Some(listener) = config.listeners().iter().find(|l| l.name == bound.name) else { continue };
+                let (Some(pool), Some(settings)) = (pools.get(&listener.pool), config.pool(&listener.pool)) else {
+                    continue;
+                };
+                let gate = Arc::clone(&gates[listener.name.as_str()]);
+                listeners.push(ListenerSetup {
+                    name: listener.name.clone(),
+                    socket: Arc::clone(&bound.listening.sockets()[number]),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(&wakers)),
+                    pool: Arc::clone(pool),
+                    rules: rules(listener, settings),
+                    options: SocketOptions { keepalive: settings.settings.keepalive },
+                });
+            }
+            let waker = wakers[number].clone();
+            let (mailbox, commands) = Mailbox::new(waker.clone());
+            self.mailboxes.push(mailbox);
+            let cpu = (count == cpus.len()).then(|| cpus[number]);
+            setups.push(Setup { number, cpu, listeners, waker, commands });
+        }
+        Ok(setups)
+    }
+
+    /// Waits until every worker has its ring.
+    fn await_start(&mut self) -> Result<(), Error> {
+        let mut waiting = self.threads.len();
+        while waiting > 0 {
+            match self.notices.recv() {
+                Ok(Notice::Started { result, .. }) => {
+                    result?;
+                    waiting -= 1;
+                }
+                Ok(Notice::Ended { number, result }) => return Err(failed(number, result)),
+                Ok(Notice::Signal(Signal::Terminate)) => {
+                    return Err(Error::System { what: "interrupted", source: io::ErrorKind::Interrupted.into() });
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves until told to stop, then drains.
+    fn serve(mut self, config: &Config) -> Result<(), Error> {
+        let addresses: Vec<String> =
+            self.listeners.iter().map(|bound| format!("{}={}", bound.name, bound.listening.address())).collect();
+        self.readiness.set(true);
+        tracing::info!(
+            workers = self.threads.len(),
+            max_connections = self.process.max(),
+            listeners = addresses.join(" "),
+            "ready"
+        );
+        let failure = match self.notices.recv() {
+            Ok(Notice::Ended { number, result }) => {
+                self.forget(number);
+                let error = failed(number, result);
+                tracing::error!(%error);
+                Some(error)
+            }
+            _ => None,
+        };
+        self.drain(config);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn drain(&mut self, config: &Config) {
+        self.readiness.set(false);
+        let delay = config.shutdown_delay();
+        tracing::info!(sessions = self.process.active(), ?delay, timeout = ?config.shutdown_timeout(), "draining");
+        let hurry = self.wait(Instant::now() + delay, |_| false);
+        // The workers hold the last references: each empties its accept queue, and closes.
+        for bound in self.listeners.drain(..) {
+            bound.listening.remove_file();
+        }
+        self.tell(|| Command::Drain);
+        let timeout = if hurry { Duration::ZERO } else { config.shutdown_timeout() };
+        self.wait(Instant::now() + timeout, Fleet::all_ended);
+        if !self.all_ended() {
+            tracing::warn!(sessions = self.process.active(), "closing the sessions that are left");
+            self.tell(|| Command::Kill(Kill::Shutdown));
+            self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
+        }
+        if self.all_ended() {
+            tracing::info!("stopped");
+        } else {
+            tracing::error!("a worker does not end; leaving it behind");
+        }
+    }
+
+    /// Waits until `until`, or `done`, or a further signal (then true).
+    fn wait(&mut self, until: Instant, done: impl Fn(&Fleet) -> bool) -> bool {
+        while !done(self) {
+            match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Notice::Signal(Signal::Terminate)) => return true,
+                Ok(Notice::Ended { number, result }) => {
+                    self.forget(number);
+                    if let Err(why) = result {
+                        tracing::error!(worker = number, why, "a worker has failed");
+                    }
+                }
+                Ok(Notice::Started { .. }) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        false
+    }
+
+    fn all_ended(&self) -> bool {
+        self.threads.iter().all(Option::is_none)
+    }
+
+    /// Joins a worker that has said that it ends.
+    fn forget(&mut self, number: usize) {
+        if let Some(thread) = self.threads[number].take()
+            && thread.join().is_err()
+        {
+            tracing::error!(worker = number, "a worker has panicked on its way out");
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(command());
+        }
+    }
+}
+
+/// Runs a worker on a thread of its own, which says when it has started and when it ends.
+fn spawn(setup: Setup, sender: Sender<Notice>) -> io::Result<JoinHandle<()>> {
+    let number = setup.number;
+    thread::Builder::new().name(format!("ringlb-{number}")).spawn(move || {
+        let body = || match Worker::new(setup) {
+            Ok(worker) => {
+                notify(&sender, Notice::Started { number, result: Ok(()) });
+                worker.run().map_err(|errno| format!("its ring is unusable: {errno}"))
+            }
+            Err(error) => {
+                notify(&sender, Notice::Started { number, result: Err(error) });
+                Ok(())
+            }
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        let result = result.unwrap_or_else(|panic| Err(format!("it panicked: {}", message(&*panic))));
+        notify(&sender, Notice::Ended { number, result });
+    })
+}
+
+/// The main thread hears until the process ends; a notice that comes after that has nobody to care.
+fn notify(sender: &Sender<Notice>, notice: Notice) {
+    if sender.send(notice).is_err() {
+        tracing::debug!("a notice came after the end");
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+fn failed(number: usize, result: Result<(), String>) -> Error {
+    Error::Worker { number, why: result.err().unwrap_or_else(|| "it ended without being told".into()) }
+}
+
+fn pools(config: &Config) -> Result<HashMap<String, Arc<Pool>>, Error> {
+    let mut pools = HashMap::new();
+    for pool in config.pools() {
+        let made = Pool::new(pool.settings.clone(), pool.backends.clone(), clock::now())?;
+        pools.insert(pool.settings.name.clone(), made);
+    }
+    Ok(pools)
+}
+
+fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
+    Rules {
+        connect_timeout: pool.settings.connect_timeout,
+        connect_budget: pool.connect_budget,
+        connect_attempts: pool.settings.connect_attempts,
+        idle_timeout: listener.idle_timeout,
+        dead_peer_timeout: listener.dead_peer_timeout,
+    }
+}
+
+fn gate(listener: &Listener) -> Arc<Gate> {
+    Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+fn bind_all(listeners: &[Listener], workers: usize) -> Result<Vec<Bound>, ListenError> {
+    let mut bound = Vec::new();
+    for listener in listeners {
+        let options = ListenOptions { workers, backlog: listener.backlog.get(), keepalive: listener.keepalive };
+        for bind in &listener.bind {
+            bind_one(listener, bind, &options, &mut bound)?;
+        }
+    }
+    Ok(bound)
+}
+
+fn bind_one(
+    listener: &Listener,
+    bind: &Bind,
+    options: &ListenOptions,
+    bound: &mut Vec<Bound>,
+) -> Result<(), ListenError> {
+    let mut port = None;
+    for (index, mut address) in bind.addresses().into_iter().enumerate() {
+        if let (Address::Inet(inet), Some(port)) = (&mut address, port) {
+            // All addresses on a free port: the IPv6 socket takes the one that the IPv4 socket has got.
+            inet.set_port(port);
+        }
+        match Listening::bind(&address, options) {
+            Ok(listening) => {
+                port = listening.address().inet().map(|inet| inet.port());
+                bound.push(Bound { name: listener.name.clone(), listening });
+            }
+            Err(ListenError::NoSuchAddress { .. }) if index > 0 => {
+                tracing::info!(listener = listener.name, "this host has no IPv6: listening on IPv4 alone");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
+    let Some(bind) = bind else { return Ok(None) };
+    let addresses: Vec<_> = bind.addresses().iter().filter_map(Address::inet).collect();
+    let bound = StdListener::bind(addresses.as_slice()).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = bound.map_err(|source| Error::Metrics { address: bind.to_string(), source })?;
+    tracing::info!(%address, "metrics address: /ready");
+    Ok(Some(listener))
+}
+
+/// How many sessions there may be: what the configuration says, as far as descriptors suffice.
+fn connections_max(config: &Config, listeners: &[Bound], workers: usize) -> usize {
+    let limit = host::raise_descriptor_limit().map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let used = DESCRIPTORS_RESERVE + (listeners.len() + 2) * workers;
+    let possible = limit.saturating_sub(used) / 2;
+    match config.max_connections() {
+        Some(wanted) if wanted.get() as usize > possible => {
+            tracing::warn!(
+                wanted,
+                possible,
+                "max_connections is more than this process may open files for: using {possible}. \
+                 A session needs two descriptors; raise LimitNOFILE= or ulimit -Hn"
+            );
+            possible
+        }
+        Some(wanted) => wanted.get() as usize,
+        None => possible.max(1),
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}

@@ -1,0 +1,104 @@
+//! How many sessions there may be: one count for the process and one for each listener, over all workers.
+//!
+//! At a limit, accepting pauses and clients wait in the backlog. A worker may have accepted a few more by the time
+//! it notices; they are served, and the reserve of descriptors covers them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use crate::engine::socket::Waker;
+
+/// A limit on sessions, and those who wait for it to have room.
+#[derive(Debug)]
+pub struct Gate {
+    active: AtomicUsize,
+    /// Acceptors that have stopped because of this limit.
+    waiting: AtomicUsize,
+    max: usize,
+}
+
+impl Gate {
+    /// A limit of `max` sessions.
+    pub const fn new(max: usize) -> Gate {
+        Gate { active: AtomicUsize::new(0), waiting: AtomicUsize::new(0), max }
+    }
+
+    /// How many sessions it counts.
+    pub fn active(&self) -> usize {
+        self.active.load(SeqCst)
+    }
+
+    /// The limit.
+    pub const fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many acceptors wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    fn is_full(&self) -> bool {
+        self.active() >= self.max
+    }
+}
+
+/// The limits that one listener's sessions count against: the process's and its own.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    process: Arc<Gate>,
+    listener: Arc<Gate>,
+    /// The workers, to be woken when there is room again.
+    wakers: Arc<[Waker]>,
+}
+
+impl Admission {
+    /// Counts against both gates; `wakers` are the workers that may wait for them.
+    pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>) -> Admission {
+        Admission { process, listener, wakers }
+    }
+
+    /// Counts a session in.
+    pub fn enter(&self) {
+        self.process.active.fetch_add(1, SeqCst);
+        self.listener.active.fetch_add(1, SeqCst);
+    }
+
+    /// Counts a session out, and wakes those who wait for room.
+    pub fn leave(&self) {
+        // Sequentially consistent with `wait`: either we see its number, or it sees our room.
+        self.listener.active.fetch_sub(1, SeqCst);
+        self.process.active.fetch_sub(1, SeqCst);
+        if self.listener.waiting() + self.process.waiting() > 0 && !self.is_full() {
+            self.wakers.iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether no further session should be accepted.
+    pub fn is_full(&self) -> bool {
+        self.process.is_full() || self.listener.is_full()
+    }
+
+    /// Which limit is full, for people; with its number.
+    pub fn full_limit(&self) -> Option<(&'static str, usize)> {
+        if self.listener.is_full() {
+            Some(("the listener's max_connections", self.listener.max))
+        } else if self.process.is_full() {
+            Some(("the process's max_connections", self.process.max))
+        } else {
+            None
+        }
+    }
+
+    /// Announces that an acceptor waits for room. Check [`is_full`](Admission::is_full) again afterwards.
+    pub fn wait(&self) {
+        self.process.waiting.fetch_add(1, SeqCst);
+        self.listener.waiting.fetch_add(1, SeqCst);
+    }
+
+    /// Takes the announcement back.
+    pub fn wait_over(&self) {
+        self.process.waiting.fetch_sub(1, SeqCst);
+        self.listener.waiting.fetch_sub(1, SeqCst);
+    }
+}

@@ -1,0 +1,174 @@
+//! Accepting: one multishot accept a listener and worker.
+//!
+//! ```text
+//! Armed -> Ended -> Armed                      the kernel ended it
+//!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once
+//!   '-> Cancelling -> Full -> Armed            a limit is reached
+//!              '----> Stopped                  told to stop: the accept queue is emptied, then the socket let go
+//! ```
+
+use std::sync::Arc;
+
+use crate::engine::{Engine, Event, OpKind, Owner, Role};
+use crate::errno::Errno;
+use crate::limits::ACCEPT_PAUSE;
+use crate::slots::Key;
+use crate::time::Time;
+use crate::worker::admission::Admission;
+
+/// The role of a listener in an operation's tag; the slot's index is its number.
+pub const ROLE: Role = Role(2);
+
+/// One listener as one worker sees it. Its number is also that of the route of its clients.
+pub struct Acceptor<S> {
+    /// Its name in the configuration.
+    name: String,
+    owner: Owner,
+    socket: Option<Arc<S>>,
+    admission: Admission,
+    state: State,
+    stopping: bool,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum State {
+    Ended,
+    Armed,
+    Cancelling,
+    Pausing(Time),
+    Full,
+    Stopped,
+}
+
+/// What the worker is to do with an event of a listener.
+#[derive(Debug)]
+pub enum Accepted<S> {
+    /// Serve this client.
+    Client(S),
+    /// Nothing.
+    Nothing,
+}
+
+impl<S> Acceptor<S> {
+    /// Listener number `number`, called `name`; the first [`Acceptor::turn`] arms it.
+    pub const fn new(number: u16, name: String, socket: Arc<S>, admission: Admission) -> Acceptor<S> {
+        let owner = Owner { key: Key::new(number as u32, 0), role: ROLE };
+        Acceptor { name, owner, socket: Some(socket), admission, state: State::Ended, stopping: false }
+    }
+
+    /// The limits that its sessions count against.
+    pub const fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Whether it has let its socket go.
+    pub fn is_stopped(&self) -> bool {
+        self.state == State::Stopped
+    }
+
+    /// When it wants a [`turn`](Acceptor::turn) although nothing has happened.
+    pub const fn next_deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Pausing(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Handles an event of its accept.
+    pub fn handle(&mut self, event: Event<S>, now: Time) -> Accepted<S> {
+        match event {
+            Event::Accepted { socket, more } => {
+                if !more {
+                    self.state = State::Ended;
+                }
+                Accepted::Client(socket)
+            }
+            Event::AcceptEnded(errno) => {
+                self.state = self.after(errno, now);
+                Accepted::Nothing
+            }
+            _ => unreachable!("a listener only accepts"),
+        }
+    }
+
+    /// Goes on: arms, pauses, resumes, or stops. Call it once a turn, after the events.
+    pub fn turn<E: Engine<Socket = S>>(&mut self, engine: &mut E, now: Time) {
+        match self.state {
+            State::Armed if self.stopping || self.admission.is_full() => {
+                engine.cancel(self.owner, OpKind::Accept);
+                self.state = State::Cancelling;
+            }
+            State::Pausing(until) if now < until && !self.stopping => {}
+            State::Full if self.admission.is_full() && !self.stopping => {}
+            State::Ended | State::Pausing(_) | State::Full => {
+                if self.state == State::Full {
+                    self.admission.wait_over();
+                    tracing::info!(listener = self.name, "accepting again");
+                    self.state = State::Ended;
+                }
+                if self.stopping || self.wait_if_full() {
+                    return;
+                }
+                if let Some(socket) = &self.socket {
+                    engine.accept(self.owner, socket);
+                    self.state = State::Armed;
+                }
+            }
+            State::Armed | State::Cancelling | State::Stopped => {}
+        }
+    }
+
+    /// Begins to stop: no further client is taken from the kernel but those that are in the accept queue already.
+    pub const fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// When it is stopping and its accept is over: the socket, whose accept queue is to be emptied before it is dropped.
+    pub fn take_stopped(&mut self) -> Option<Arc<S>> {
+        if !self.stopping || self.state != State::Ended {
+            return None;
+        }
+        self.state = State::Stopped;
+        self.socket.take()
+    }
+
+    /// Waits for room if there is none, and says whether it does.
+    fn wait_if_full(&mut self) -> bool {
+        let Some((limit, max)) = self.admission.full_limit() else { return false };
+        self.admission.wait();
+        if !self.admission.is_full() {
+            self.admission.wait_over();
+            return false;
+        }
+        self.state = State::Full;
+        tracing::warn!(listener = self.name, max, "{limit} is reached: new clients wait in the backlog");
+        true
+    }
+
+    fn after(&self, errno: Errno, now: Time) -> State {
+        match errno {
+            Errno::ECANCELED => State::Ended,
+            // Troubles of one client, not of the listener.
+            Errno::ECONNABORTED | Errno::EPROTO | Errno::EAGAIN | Errno::EINTR => State::Ended,
+            errno => {
+                tracing::warn!(
+                    listener = self.name,
+                    %errno,
+                    "cannot accept: pausing for {} ms. {}",
+                    ACCEPT_PAUSE.as_millis(),
+                    cure(errno)
+                );
+                State::Pausing(now + ACCEPT_PAUSE)
+            }
+        }
+    }
+}
+
+fn cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EMFILE => "Raise the limit of open files (LimitNOFILE=, ulimit -n) or lower max_connections",
+        Errno::ENFILE => "The whole system is out of open files: raise the sysctl fs.file-max",
+        Errno::ENOMEM | Errno::ENOBUFS => "The system is out of memory for sockets",
+        _ => "New clients wait in the backlog meanwhile",
+    }
+}

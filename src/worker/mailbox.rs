@@ -1,0 +1,37 @@
+//! Commands to a worker, and its answers. Senders wake the worker; it looks into the box once a turn that it was woken in.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::engine::socket::Waker;
+use crate::relay::Kill;
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub enum Command {
+    /// Take no new clients but those in the accept queues, and end when the last session has.
+    Drain,
+    /// End all sessions now.
+    Kill(Kill),
+}
+
+/// The sending end, one for each worker.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: Sender<Command>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    /// A box whose worker `waker` wakes.
+    pub fn new(waker: Waker) -> (Mailbox, Receiver<Command>) {
+        let (sender, receiver) = channel();
+        (Mailbox { sender, waker }, receiver)
+    }
+
+    /// Tells the worker. A worker that has ended hears nothing; whoever waits for it learns that by joining it.
+    pub fn send(&self, command: Command) {
+        if self.sender.send(command).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
