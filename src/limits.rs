@@ -15,6 +15,11 @@ pub const BUFFERS_MAX: usize = 2048;
 /// with ENOBUFS (64 buffers for 512 busy connections halved the throughput).
 pub const BUFFERS_PUBLISHED: usize = 512;
 
+/// Fewer small buffers than this, published ones counted, are so few that a receive first waits for its socket to be
+/// readable: the kernel otherwise ends it with ENOBUFS at once, even where there is nothing to receive. Waiting first
+/// costs little but is wasted where bytes are there already.
+pub const BUFFERS_SCARCE: usize = BUFFERS_PUBLISHED / 8;
+
 /// Size of one large buffer, for a direction that has proved to be bulk.
 pub const BULK_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -57,6 +62,31 @@ pub const SUBMISSION_ENTRIES: u32 = 2048;
 /// an entry is 16 bytes.
 pub const COMPLETION_ENTRIES: u32 = 32 * 1024;
 
+/// Sends of several chunks that can be prepared between two submissions; one more submits early.
+pub const SCRATCH_GATHERS: usize = 256;
+
+/// Connects that can be prepared between two submissions; one more submits early.
+pub const SCRATCH_ADDRESSES: usize = 128;
+
+/// Sockets that one slot has: roles are numbered below this, so that what is in flight fits in a table.
+pub const ROLES_MAX: usize = 4;
+
+/// Attempts to submit, a millisecond apart, when the kernel says that it cannot take more for now (out of memory for
+/// requests); then the ring is given up.
+pub const SUBMIT_TRIES: usize = 1000;
+
+/// Turns in which a ring that is dropped waits for the kernel to let go, of [`RING_DRAIN_WAIT`] at most each.
+pub const RING_DRAIN_TURNS: usize = 64;
+
+/// See [`RING_DRAIN_TURNS`].
+pub const RING_DRAIN_WAIT: Duration = Duration::from_millis(20);
+
+/// Turns that the test of a new ring may take, of [`PROBE_WAIT`] at most each: it needs three.
+pub const PROBE_TURNS: usize = 16;
+
+/// See [`PROBE_TURNS`].
+pub const PROBE_WAIT: Duration = Duration::from_millis(250);
+
 /// Workers at most: each has a ring, buffers and listening sockets of its own.
 pub const WORKERS_MAX: usize = 1024;
 
@@ -77,6 +107,9 @@ pub const REFUSAL_DISCARD_BYTES_MAX: u64 = 64 * 1024;
 
 /// A side that has not been received from for so long gets a watch, so that its reset is seen.
 pub const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+/// Time between two keepalive probes, once the first went unanswered.
+pub const KEEPALIVE_PROBE_INTERVAL_MAX: Duration = Duration::from_secs(15);
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -174,6 +207,7 @@ const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);
+const _: () = assert!(BUFFERS_SCARCE > 0 && BUFFERS_SCARCE < BUFFERS_PUBLISHED);
 const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(UNSENT_POLL_MIN.as_millis() < UNSENT_POLL_MAX.as_millis());

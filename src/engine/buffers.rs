@@ -261,6 +261,12 @@ impl Buffers {
         (self.start(id), if id < FIRST_LARGE { BUFFER_BYTES } else { BULK_BUFFER_BYTES })
     }
 
+    /// Which group buffer `id` belongs to.
+    #[inline]
+    pub(super) const fn group(&self, id: u16) -> Receive {
+        if id < FIRST_LARGE { Receive::Multishot } else { Receive::Bulk }
+    }
+
     fn start(&self, id: u16) -> NonNull<u8> {
         let offset = if id < FIRST_LARGE {
             usize::from(id) * BUFFER_BYTES

@@ -13,6 +13,8 @@
 //! - Received bytes lie in [`Buffers`]; a chunk belongs to exactly one [`Chain`] until it is consumed.
 
 pub mod buffers;
+pub mod host;
+pub mod listener;
 pub mod ring;
 pub mod socket;
 
@@ -24,7 +26,8 @@ use crate::slots::Key;
 
 pub use buffers::{Buffers, Chain, Filled};
 
-/// Which of its slot's sockets an operation is for; the owner gives the numbers their meaning.
+/// Which of its slot's sockets an operation is for; the owner gives the numbers their meaning. Below
+/// [`ROLES_MAX`](crate::limits::ROLES_MAX).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Role(pub u8);
 

@@ -1,0 +1,42 @@
+//! What the process may use of its host.
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::errno::Errno;
+
+/// The CPUs that this process may run on, by number.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` on a host with more than 1,024 CPUs.
+pub fn cpus() -> Result<Vec<usize>, Errno> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Keeps the calling thread on one CPU.
+///
+/// # Errors
+/// `EINVAL` where the process may not use that CPU.
+pub fn pin_current_thread(cpu: usize) -> Result<(), Errno> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(Errno::EINVAL);
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Raises the limit of open files to its hard limit, and says what it is now.
+///
+/// # Errors
+/// What the kernel says; the old limit stays.
+pub fn raise_descriptor_limit() -> Result<u64, Errno> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Without a hard limit the kernel still has one, fs.nr_open, above which it refuses.
+    let Some(maximum) = limit.maximum else { return Ok(limit.current.unwrap_or(u64::MAX)) };
+    if limit.current.is_some_and(|current| current < maximum) {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), maximum: Some(maximum) })?;
+    }
+    Ok(maximum)
+}

@@ -1,0 +1,221 @@
+//! Listening sockets: one for each worker, all on one address.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
+
+use super::socket;
+use crate::address::Address;
+use crate::errno::Errno;
+
+/// What a listener should be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Workers that accept.
+    pub workers: usize,
+    /// Connections the kernel queues for each worker before they are accepted (for all of them together on a unix
+    /// socket); the kernel caps it at `net.core.somaxconn`.
+    pub backlog: u32,
+    /// TCP keepalive of the accepted connections: idle time before the first probe. `None`: off.
+    pub keepalive: Option<Duration>,
+}
+
+/// Why an address cannot be listened on. The message names the cause and the cure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody listens there already.
+    #[error(
+        "cannot listen on {0}: something listens there already (`ss -ltnxp` shows what); stop it or choose another address"
+    )]
+    Taken(Address),
+    /// The process may not.
+    #[error(
+        "cannot listen on {address} ({errno}): ports below net.ipv4.ip_unprivileged_port_start (1024) need \
+         CAP_NET_BIND_SERVICE, a unix socket needs a directory that may be written"
+    )]
+    Forbidden {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The host does not have the address, or not its family.
+    #[error("cannot listen on {address} ({errno}): no interface of this host has that address")]
+    NoSuchAddress {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The path names something that is no socket; it is left alone.
+    #[error("cannot listen on {0}: the path exists and is no socket; remove it or choose another path")]
+    NotASocket(Address),
+    /// Any other error.
+    #[error("cannot listen on {address} ({errno})")]
+    Other {
+        /// The address.
+        address: Address,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+impl ListenError {
+    fn new(address: &Address, errno: Errno) -> ListenError {
+        let address = address.clone();
+        match errno {
+            Errno::EADDRINUSE => ListenError::Taken(address),
+            Errno::EACCES | Errno::EPERM => ListenError::Forbidden { address, errno },
+            Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::ENODEV => ListenError::NoSuchAddress { address, errno },
+            _ => ListenError::Other { address, errno },
+        }
+    }
+}
+
+/// An address that is listened on.
+#[derive(Debug)]
+pub struct Listener {
+    sockets: Vec<OwnedFd>,
+    address: Address,
+    file: Option<SocketFile>,
+}
+
+/// The file of a unix socket, recognised by more than its name.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Listener {
+    /// Listens on `address`. Port 0 takes a free one, the same for all workers. IPv6 sockets are for IPv6 alone. The file of a
+    /// unix socket that nobody answers on is replaced.
+    ///
+    /// # Errors
+    /// Says why not. Another ringlb on the address is an error too.
+    pub fn bind(address: &Address, options: &ListenOptions) -> Result<Listener, ListenError> {
+        match address {
+            Address::Inet(inet) => {
+                bind_inet(*inet, options).map_err(|errno| ListenError::new(address, Errno::from(errno)))
+            }
+            Address::Unix(path) => bind_unix(path, options),
+        }
+    }
+
+    /// The address that is bound, with the port where that was 0.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The sockets, one for each worker (of a unix socket all the same one, duplicated).
+    pub fn sockets(&self) -> &[OwnedFd] {
+        &self.sockets
+    }
+
+    /// Removes the file of a unix socket, unless somebody has replaced it. Clients that come later are refused.
+    pub fn remove_file(&self) {
+        let Some(file) = &self.file else { return };
+        let ours = std::fs::symlink_metadata(&file.path)
+            .is_ok_and(|found| found.st_dev() == file.device && found.st_ino() == file.inode);
+        if ours && let Err(error) = std::fs::remove_file(&file.path) {
+            tracing::warn!(path = %file.path.display(), %error, "the socket file could not be removed");
+        }
+    }
+}
+
+/// Takes the connections that wait in the queue of `listener`, until it is empty or one cannot be taken: for emptying it
+/// before it is closed, as closing resets what waits.
+pub fn accept_rest(listener: &OwnedFd) -> impl Iterator<Item = OwnedFd> {
+    std::iter::from_fn(move || {
+        loop {
+            match rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(socket) => return Some(socket),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(rustix::io::Errno::AGAIN) => return None,
+                Err(errno) => {
+                    tracing::warn!(%errno, "connections may be left in a listener's queue");
+                    return None;
+                }
+            }
+        }
+    })
+}
+
+/// The first socket listens before it may share its port: the kernel then refuses it where anybody else listens there,
+/// sharing or not, and there is no moment between a trial and the real thing.
+fn bind_inet(address: SocketAddr, options: &ListenOptions) -> rustix::io::Result<Listener> {
+    let first = bound(address, options, false)?;
+    sockopt::set_socket_reuseport(&first, true)?;
+    let address = socket::local_address(&first).unwrap_or(address);
+    let mut sockets = vec![first];
+    for _ in 1..options.workers {
+        sockets.push(bound(address, options, true)?);
+    }
+    Ok(Listener { sockets, address: Address::Inet(address), file: None })
+}
+
+fn bound(address: SocketAddr, options: &ListenOptions, share: bool) -> rustix::io::Result<OwnedFd> {
+    let socket = socket::stream(&Address::Inet(address))?;
+    // Connections of an earlier life may still be in TIME_WAIT.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if share {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    // Accepted sockets inherit these.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    if let Some(idle) = options.keepalive {
+        socket::set_keepalive(socket.as_fd(), idle)?;
+    }
+    rustix::net::bind(&socket, &SocketAddrAny::from(address))?;
+    rustix::net::listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenError> {
+    let address = Address::Unix(path.to_owned());
+    let fail = |errno: Errno| ListenError::new(&address, errno);
+    let name = SocketAddrUnix::new(path).map_err(|errno| fail(errno.into()))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(ListenError::NotASocket(address)),
+        Ok(_) => remove_stale(path, &address, &name)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(fail(Errno::from(&error))),
+    }
+    let listen = || -> rustix::io::Result<Vec<OwnedFd>> {
+        let first = socket::stream(&address)?;
+        rustix::net::bind(&first, &name)?;
+        rustix::net::listen(&first, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        let mut sockets = vec![first];
+        for _ in 1..options.workers {
+            sockets.push(rustix::io::fcntl_dupfd_cloexec(&sockets[0], 0)?);
+        }
+        Ok(sockets)
+    };
+    let sockets = listen().map_err(|errno| fail(errno.into()))?;
+    let made = std::fs::symlink_metadata(path).map_err(|error| fail(Errno::from(&error)))?;
+    let file = SocketFile { path: path.to_owned(), device: made.st_dev(), inode: made.st_ino() };
+    Ok(Listener { sockets, address, file: Some(file) })
+}
+
+/// Removes the file of a socket that nobody listens on any more.
+fn remove_stale(path: &Path, address: &Address, name: &SocketAddrUnix) -> Result<(), ListenError> {
+    let fail = |errno: Errno| ListenError::new(address, errno);
+    let probe = socket::stream(address).map_err(|errno| fail(errno.into()))?;
+    match rustix::net::connect(&probe, name) {
+        // A full queue is a listener as well.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(ListenError::Taken(address.clone())),
+        Err(rustix::io::Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(|error| fail(Errno::from(&error))),
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(fail(errno.into())),
+    }
+}

@@ -1,0 +1,433 @@
+//! The engine on io_uring.
+//!
+//! One ring a worker, made and used on the worker's thread. A turn is one system call: it submits what was asked for
+//! since the last, runs what is to be completed, and waits. Completions are queued for the owner and never
+//! handled in here.
+//!
+//! [`queue`] is the pair of queues and the call, [`group`] the buffers the kernel may fill, [`flights`] what it
+//! holds at the moment, [`scratch`] what submissions point at, [`tag`] how a completion finds its owner, [`reap`] the way
+//! back, [`probe`] the test at the start.
+#![allow(unsafe_code)]
+
+mod error;
+mod flights;
+mod group;
+mod probe;
+mod queue;
+mod reap;
+mod scratch;
+mod tag;
+#[cfg(test)]
+mod tests;
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::{opcode, squeue, types};
+use rustix::net::{SocketAddrAny, SocketAddrUnix};
+
+use self::flights::Flights;
+use self::group::Group;
+use self::queue::Queue;
+use self::scratch::Scratch;
+use super::buffers::{Buffers, Chain};
+use super::socket::{self, Waker};
+use super::{Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role, SocketOptions};
+use crate::address::Address;
+use crate::errno::Errno;
+use crate::limits::{
+    BUFFERS_PUBLISHED, BUFFERS_SCARCE, BULK_BUFFERS_MAX, GATHER_MAX, RING_DRAIN_TURNS, RING_DRAIN_WAIT, SUBMIT_TRIES,
+};
+use crate::slots::Key;
+
+pub use self::error::SetupError;
+
+/// `IORING_RECVSEND_POLL_FIRST`: wait for readiness before the first try.
+const POLL_FIRST: u16 = 1 << 0;
+/// `IORING_RECV_MULTISHOT`
+const MULTISHOT: u16 = 1 << 1;
+/// `IORING_SEND_VECTORIZED`: the buffer of a send is a list of buffers.
+const VECTORIZED: u16 = 1 << 5;
+
+const SMALL: u16 = 0;
+const LARGE: u16 = 1;
+
+/// In the tags of operations that have no owner.
+const NOBODY: Owner = Owner { key: Key::new(0, 0), role: Role(0) };
+
+/// What a ring has done since it was made.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Operations submitted, cancels and closes included.
+    pub submissions: u64,
+    /// Completions that came back.
+    pub completions: u64,
+    /// Turns: waits for completions.
+    pub turns: u64,
+    /// Turns in which the completion queue had overflown. Every multishot operation ends by that and is armed again.
+    pub overflows: u64,
+    /// Receives that found no free buffer.
+    pub starvations: u64,
+}
+
+/// One worker's io_uring with its buffers. It stays on the thread that made it.
+///
+/// Dropping it cancels everything, waits (with a bound) until the kernel has let go, and closes sockets that were
+/// accepted but never handed out.
+pub struct Ring {
+    queue: Queue,
+    small: Group,
+    large: Group,
+    /// Large buffers that receives in flight count on; never more than are published.
+    reserved: u16,
+    /// Freed only when the kernel holds nothing any more.
+    buffers: ManuallyDrop<Buffers>,
+    flights: Flights,
+    scratch: Scratch,
+    /// Completions that came while room was made for submissions, and those of operations that failed before the kernel.
+    early: Vec<Completion<OwnedFd>>,
+    waker: Option<(Waker, Owner)>,
+    statistics: Statistics,
+    vectorized: bool,
+    /// Why nothing can be submitted any more.
+    failure: Option<Errno>,
+    /// The kernel refuses submissions from any other thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Ring {
+    /// Sets up a ring for the calling thread and tries it out: a multishot receive and a gathered send on
+    /// a pair of sockets.
+    ///
+    /// # Errors
+    /// Says why io_uring cannot be used here and what to change.
+    pub fn new() -> Result<Ring, SetupError> {
+        let queue = Queue::new().map_err(|error| error::explain(Errno::from(&error)))?;
+        probe::opcodes(queue.submitter())?;
+        let memory = |error: std::io::Error| SetupError::Memory { errno: Errno::from(&error) };
+        let small = Group::new(BUFFERS_PUBLISHED as u16).map_err(memory)?;
+        let large = Group::new(BULK_BUFFERS_MAX as u16).map_err(memory)?;
+        let buffers = Buffers::new().map_err(memory)?;
+        for (group, number) in [(&small, SMALL), (&large, LARGE)] {
+            // SAFETY: the group's memory outlives the queue (the order of the fields), and thus its registration.
+            unsafe { queue.submitter().register_buf_ring_with_flags(group.address(), group.capacity(), number, 0) }
+                .map_err(|error| SetupError::Broken {
+                    step: "registering the receive buffers",
+                    errno: Errno::from(&error),
+                })?;
+        }
+        let mut ring = Ring {
+            queue,
+            small,
+            large,
+            reserved: 0,
+            buffers: ManuallyDrop::new(buffers),
+            flights: Flights::default(),
+            scratch: Scratch::new(),
+            early: Vec::new(),
+            waker: None,
+            statistics: Statistics::default(),
+            vectorized: true,
+            failure: None,
+            not_send: PhantomData,
+        };
+        ring.try_out()?;
+        ring.statistics = Statistics::default();
+        Ok(ring)
+    }
+
+    /// What the ring has done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Operations that the kernel holds, the waker's among them.
+    pub fn in_flight(&self) -> usize {
+        self.flights.count()
+    }
+
+    /// Reports uses of `waker` to `owner` from now on, as [`Event::Woken`]; many uses before a turn are one.
+    pub fn arm_waker(&mut self, owner: Owner, waker: &Waker) {
+        self.waker = Some((waker.clone(), owner));
+        self.poll_waker();
+    }
+
+    fn poll_waker(&mut self) {
+        let Some((waker, owner)) = &self.waker else { return };
+        let entry = opcode::PollAdd::new(types::Fd(waker.raw_fd()), libc::POLLIN as u32).multi(true).build();
+        let entry = entry.user_data(tag::write(tag::WAKE, *owner));
+        self.push(entry);
+    }
+
+    /// Queues an operation for the next enter. Each entry's descriptor is open now, and the kernel resolves it when it is
+    /// submitted: the owner may close it only when nothing is in flight on it.
+    #[inline]
+    fn push(&mut self, entry: squeue::Entry) {
+        self.statistics.submissions += 1;
+        // SAFETY: entries point into scratch, which is not emptied before they are submitted, and at buffers: chunks of chains,
+        // which the kernel only reads, mapped or allocated for as long as the ring lives (see `Drop`).
+        if !unsafe { self.queue.push(&entry) } {
+            self.make_room();
+            // SAFETY: as above.
+            if !unsafe { self.queue.push(&entry) } {
+                tracing::error!(errno = ?self.failure, "an operation could not be submitted");
+            }
+        }
+    }
+
+    /// Submits early, because a queue or the scratch memory is full. What completes meanwhile is kept for the
+    /// next turn.
+    #[cold]
+    fn make_room(&mut self) {
+        for _ in 0..SUBMIT_TRIES {
+            match self.queue.submit() {
+                Ok(()) => {}
+                Err(Errno::EAGAIN | Errno::EBUSY) => {
+                    // The kernel wants completions to be taken, or memory to come back, before it accepts more.
+                    if let Err(errno) = self.queue.wait_only(Some(Duration::from_millis(1))) {
+                        self.failure = Some(errno);
+                        return;
+                    }
+                    let mut early = std::mem::take(&mut self.early);
+                    self.reap(&mut early);
+                    self.early = early;
+                }
+                Err(errno) => {
+                    self.failure = Some(errno);
+                    return;
+                }
+            }
+            if self.queue.is_empty() {
+                self.scratch.clear();
+                return;
+            }
+        }
+        self.failure = Some(Errno::EAGAIN);
+    }
+
+    /// Fills the small group up from the free buffers, last-freed first.
+    #[inline]
+    fn publish_small(&mut self) {
+        while self.small.published() < self.small.capacity() {
+            let Some(id) = self.buffers.take(Receive::Multishot) else { return };
+            let (start, bytes) = self.buffers.room(id);
+            // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
+            unsafe { self.small.publish(id, start, bytes) };
+        }
+    }
+
+    /// Makes sure that one more receive finds a large buffer.
+    #[inline]
+    fn reserve_large(&mut self) -> bool {
+        if self.reserved >= self.large.published() {
+            if self.large.published() == self.large.capacity() {
+                return false;
+            }
+            let Some(id) = self.buffers.take(Receive::Bulk) else { return false };
+            let (start, bytes) = self.buffers.room(id);
+            // SAFETY: as in `publish_small`.
+            unsafe { self.large.publish(id, start, bytes) };
+        }
+        self.reserved += 1;
+        true
+    }
+
+    /// Cancels everything, and waits until the kernel holds nothing. Whether it does.
+    fn drain(&mut self) -> bool {
+        let mut completions = Vec::new();
+        for _ in 0..RING_DRAIN_TURNS {
+            if self.queue.is_empty() && self.flights.count() == 0 && self.waker.is_none() {
+                return true;
+            }
+            let all = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
+            self.push(all.user_data(tag::write(tag::CANCEL_ALL, NOBODY)));
+            if self.wait(Some(RING_DRAIN_WAIT), &mut completions).is_err() {
+                return false;
+            }
+            // Sockets among them are closed by this.
+            completions.clear();
+        }
+        false
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let drained = self.drain();
+        if !drained {
+            tracing::error!(
+                in_flight = self.flights.count(),
+                "the ring did not come to rest; its buffers are not freed"
+            );
+            return;
+        }
+        for group in [SMALL, LARGE] {
+            if let Err(error) = self.queue.submitter().unregister_buf_ring(group) {
+                tracing::error!(%error, "a buffer group could not be unregistered; its buffers are not freed");
+                return;
+            }
+        }
+        // SAFETY: dropped once, here, and used no more. Nothing is in flight and no buffer is published: the kernel writes
+        // into none of them. On a panic `Buffers` itself stays mapped.
+        unsafe { ManuallyDrop::drop(&mut self.buffers) };
+    }
+}
+
+impl Engine for Ring {
+    type Socket = OwnedFd;
+
+    #[inline]
+    fn buffers(&mut self) -> &mut Buffers {
+        &mut self.buffers
+    }
+
+    fn accept(&mut self, owner: Owner, listener: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Accept);
+        let entry = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()));
+        let entry = entry.flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry.user_data(tag::write(OpKind::Accept as u8, owner)));
+    }
+
+    #[inline]
+    fn receive(&mut self, owner: Owner, socket: &OwnedFd, how: Receive) {
+        let large = how == Receive::Bulk && self.reserve_large();
+        let scarce = usize::from(self.small.published()) + self.buffers.small_free() < BUFFERS_SCARCE;
+        let mut ioprio = match how {
+            Receive::Multishot => MULTISHOT,
+            Receive::Bulk => 0,
+        };
+        if scarce && !large {
+            // Without buffers the kernel ends a receive at once, even where there is nothing to receive.
+            ioprio |= POLL_FIRST;
+        }
+        self.flights.begin(owner, OpKind::Receive).large = large;
+        let entry = opcode::Recv::new(types::Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0);
+        let entry = entry.ioprio(ioprio).buf_group(if large { LARGE } else { SMALL }).build();
+        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
+        self.push(entry.user_data(tag::write(OpKind::Receive as u8, owner)));
+    }
+
+    #[inline]
+    fn send(&mut self, owner: Owner, socket: &OwnedFd, chain: &Chain) {
+        if !self.scratch.has_room() {
+            self.make_room();
+        }
+        let fd = types::Fd(socket.as_raw_fd());
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let (entry, asked) = {
+            let mut slices = self.buffers.slices(chain).take(GATHER_MAX);
+            let (first, second) = (slices.next().unwrap_or_default(), slices.next());
+            match second {
+                None => (opcode::Send::new(fd, first.as_ptr(), first.len() as u32).flags(flags).build(), first.len()),
+                Some(second) => {
+                    let (iovecs, count, bytes) = self.scratch.gather([first, second].into_iter().chain(slices));
+                    let entry = if self.vectorized {
+                        let send = opcode::Send::new(fd, iovecs.cast(), count as u32);
+                        send.ioprio(VECTORIZED).flags(flags).build()
+                    } else {
+                        let header = self.scratch.header(iovecs, count);
+                        opcode::SendMsg::new(fd, header).flags(flags as u32).build()
+                    };
+                    (entry, bytes)
+                }
+            }
+        };
+        debug_assert!(asked > 0, "{owner:?} sends an empty chain");
+        self.flights.begin(owner, OpKind::Send).asked = asked as u32;
+        self.push(entry.user_data(tag::write(OpKind::Send as u8, owner)));
+    }
+
+    fn connect(&mut self, owner: Owner, socket: &OwnedFd, address: &Address) {
+        let address = match address {
+            Address::Inet(address) => SocketAddrAny::from(*address),
+            Address::Unix(path) => match SocketAddrUnix::new(path) {
+                Ok(address) => SocketAddrAny::from(address),
+                Err(errno) => {
+                    let event = Event::ConnectFailed(Errno::from(errno));
+                    self.early.push(Completion { owner, event });
+                    return;
+                }
+            },
+        };
+        if !self.scratch.has_room() {
+            self.make_room();
+        }
+        let (address, bytes) = self.scratch.address(address);
+        self.flights.begin(owner, OpKind::Connect);
+        let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), address, bytes).build();
+        self.push(entry.user_data(tag::write(OpKind::Connect as u8, owner)));
+    }
+
+    fn watch(&mut self, owner: Owner, socket: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Watch);
+        // No events of its own: the kernel adds error and hang-up, and data does not wake it.
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), 0).multi(true).build();
+        self.push(entry.user_data(tag::write(OpKind::Watch as u8, owner)));
+    }
+
+    fn cancel(&mut self, owner: Owner, kind: OpKind) {
+        if self.flights.has(owner, kind) {
+            self.push_cancel(owner, kind);
+        }
+    }
+
+    #[inline]
+    fn close(&mut self, socket: OwnedFd) {
+        let entry = opcode::Close::new(types::Fd(socket.into_raw_fd())).build();
+        let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::write(tag::CLOSE, NOBODY));
+        self.push(entry);
+    }
+
+    fn reset(&mut self, socket: OwnedFd) {
+        socket::linger_none(&socket);
+        self.close(socket);
+    }
+
+    fn open(&mut self, address: &Address, options: &SocketOptions) -> Result<OwnedFd, Errno> {
+        socket::open(address, options)
+    }
+
+    fn shutdown_write(&mut self, socket: &OwnedFd) -> Result<(), Errno> {
+        socket::shutdown_write(socket)
+    }
+
+    fn unsent(&mut self, socket: &OwnedFd) -> usize {
+        socket::unsent(socket)
+    }
+
+    fn inspect(&mut self, socket: &OwnedFd) -> Inspection {
+        socket::inspect(socket)
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<OwnedFd>>) -> Result<(), Errno> {
+        if let Some(errno) = self.failure {
+            return Err(errno);
+        }
+        self.statistics.turns += 1;
+        self.publish_small();
+        let before = completions.len();
+        completions.append(&mut self.early);
+        let timeout = if completions.len() > before { Some(Duration::ZERO) } else { timeout };
+        match self.queue.wait(timeout) {
+            Ok(()) => {}
+            Err(Errno::EAGAIN | Errno::EBUSY) => {
+                // Nothing could be submitted. Waiting must not become spinning, nor must it wait for what was not submitted.
+                let pause = Duration::from_millis(1);
+                self.queue.wait_only(Some(timeout.map_or(pause, |timeout| timeout.min(pause))))?;
+            }
+            Err(errno) => return Err(errno),
+        }
+        if self.queue.is_empty() {
+            self.scratch.clear();
+        }
+        self.reap(completions);
+        if self.queue.has_overflown() {
+            self.statistics.overflows += 1;
+            self.queue.wait_only(Some(Duration::ZERO))?;
+            self.reap(completions);
+        }
+        Ok(())
+    }
+}
