@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
@@ -81,7 +82,7 @@ impl ListenError {
 /// An address that is listened on.
 #[derive(Debug)]
 pub struct Listener {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<Arc<OwnedFd>>,
     address: Address,
     file: Option<SocketFile>,
 }
@@ -115,7 +116,7 @@ impl Listener {
     }
 
     /// The sockets, one for each worker (of a unix socket all the same one, duplicated).
-    pub fn sockets(&self) -> &[OwnedFd] {
+    pub fn sockets(&self) -> &[Arc<OwnedFd>] {
         &self.sockets
     }
 
@@ -158,7 +159,12 @@ fn bind_inet(address: SocketAddr, options: &ListenOptions) -> rustix::io::Result
     for _ in 1..options.workers {
         sockets.push(bound(address, options, true)?);
     }
-    Ok(Listener { sockets, address: Address::Inet(address), file: None })
+    Ok(Listener { sockets: shared(sockets), address: Address::Inet(address), file: None })
+}
+
+/// Each socket belongs to the one who bound it and to the worker that accepts on it.
+fn shared(sockets: Vec<OwnedFd>) -> Vec<Arc<OwnedFd>> {
+    sockets.into_iter().map(Arc::new).collect()
 }
 
 fn bound(address: SocketAddr, options: &ListenOptions, share: bool) -> rustix::io::Result<OwnedFd> {
@@ -204,7 +210,7 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenErr
     let sockets = listen().map_err(|errno| fail(errno.into()))?;
     let made = std::fs::symlink_metadata(path).map_err(|error| fail(Errno::from(&error)))?;
     let file = SocketFile { path: path.to_owned(), device: made.st_dev(), inode: made.st_ino() };
-    Ok(Listener { sockets, address, file: Some(file) })
+    Ok(Listener { sockets: shared(sockets), address, file: Some(file) })
 }
 
 /// Removes the file of a socket that nobody listens on any more.
