@@ -66,7 +66,10 @@ pub fn duration_or_off(value: &DeValue<'_>, range: RangeInclusive<Duration>) -> 
     let zero = Duration::ZERO..=*range.end();
     match duration(value, zero)? {
         Duration::ZERO => Ok(None),
-        _ => duration(value, range).map(Some),
+        _ => duration(value, range).map(Some).map_err(|problem| {
+            let help = format!("{}, or \"0s\" to switch it off", problem.help);
+            Problem { help, ..problem }
+        }),
     }
 }
 
@@ -123,7 +126,10 @@ pub fn limit(value: &DeValue<'_>, most: u32) -> Result<Option<NonZeroU32>, Probl
 pub fn workers(value: &DeValue<'_>) -> Result<Workers, Problem> {
     match value {
         DeValue::String(text) => workers_text(text),
-        DeValue::Integer(integer) => workers_text(integer.as_str()),
+        DeValue::Integer(integer) => {
+            let count = as_i64(integer).map_or_else(|| integer.to_string(), |count| count.to_string());
+            workers_text(&count)
+        }
         _ => Err(not_workers(&shown(value))),
     }
 }
