@@ -347,21 +347,23 @@ proptest! {
         let chars: Vec<char> = EXAMPLE.chars().collect();
         let from = from.index(chars.len());
         let to = (from + length).min(chars.len());
-        let text: String = chars[..from].iter().collect::<String>() + &insert.repeat(count) + &String::from_iter(&chars[to..]);
-        survives(&text);
+        let (before, after) = (String::from_iter(&chars[..from]), String::from_iter(&chars[to..]));
+        survives(&(before + &insert.repeat(count) + &after));
     }
 
     #[test]
-    fn no_duration_makes_it_panic(text in "[0-9]{0,25}[.,-]?[0-9]{0,5}(ns|us|ms|s|m|h|d|w|years| ){0,2}[0-9]{0,21}(ns|s|years)?") {
+    fn no_duration_makes_it_panic(
+        text in "[0-9]{0,25}[.,-]?[0-9]{0,5}(ns|us|ms|s|m|h|d|w|years| ){0,2}[0-9]{0,21}(ns|s|years)?",
+    ) {
         survives(&format!("shutdown_delay = \"{text}\"\n{WEB}"));
     }
 
     #[test]
     fn no_address_makes_it_panic(text in "(unix:|:|\\[)?[0-9a-f.:]{0,20}\\]?(%[0-9a-z]{1,3})?:?[0-9]{0,6}") {
-        for written in [notation::bind(&text).map(|bind| bind.to_string()), notation::target(&text).map(|to| to.to_string())] {
-            if let Ok(written) = written {
-                prop_assert!(notation::bind(&written).is_ok(), "{text} is shown as {written}, which cannot be read again");
-            }
+        let bind = notation::bind(&text).map(|bind| bind.to_string());
+        let target = notation::target(&text).map(|target| target.to_string());
+        for shown in [bind, target].into_iter().flatten() {
+            prop_assert!(notation::bind(&shown).is_ok(), "{text} is shown as {shown}, which cannot be read again");
         }
     }
 }
