@@ -15,7 +15,10 @@ use crate::limits::{
     WEIGHT_MAX, WORKERS_MAX,
 };
 
-/// Policies that are known and not yet served.
+/// The policies that are served ...
+const POLICIES: &[Policy] = &[Policy::LeastConnections, Policy::RoundRobin];
+
+/// ... and those that are known and not yet served.
 const POLICIES_LATER: &[&str] = &["random_two", "source_hash", "first"];
 
 /// The text of a string.
@@ -174,10 +177,10 @@ pub fn backend_name(text: &str) -> Result<String, Problem> {
 /// # Errors
 /// Unknown, or not yet served.
 pub fn policy(text: &str) -> Result<Policy, Problem> {
-    if let Some(policy) = Policy::ALL.iter().find(|policy| policy.name() == text) {
+    if let Some(policy) = POLICIES.iter().find(|policy| policy.name() == text) {
         return Ok(*policy);
     }
-    let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+    let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name()).collect();
     let help = one_of(text, &names);
     if POLICIES_LATER.contains(&text) {
         return Err(Problem::not_yet(format!("the policy {}", quoted(text)), help));
