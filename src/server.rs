@@ -65,7 +65,7 @@ pub enum Error {
 
 enum Notice {
     Signal(Signal),
-    Started { number: usize, result: Result<(), SetupError> },
+    Started { result: Result<(), SetupError> },
     Ended { number: usize, result: Result<(), String> },
 }
 
@@ -266,11 +266,11 @@ fn spawn(setup: Setup, sender: Sender<Notice>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("ringlb-{number}")).spawn(move || {
         let body = || match Worker::new(setup) {
             Ok(worker) => {
-                notify(&sender, Notice::Started { number, result: Ok(()) });
+                notify(&sender, Notice::Started { result: Ok(()) });
                 worker.run().map_err(|errno| format!("its ring is unusable: {errno}"))
             }
             Err(error) => {
-                notify(&sender, Notice::Started { number, result: Err(error) });
+                notify(&sender, Notice::Started { result: Err(error) });
                 Ok(())
             }
         };

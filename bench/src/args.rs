@@ -27,6 +27,8 @@ pub struct Arguments {
 pub enum Command {
     /// Compare proxies: start each, run interleaved rounds, print medians, stop everything
     Compare(Box<Compare>),
+    /// Draw the plots of a comparison's JSON file
+    Plot(Plot),
     /// Start a program pinned; for this program's own use
     #[command(hide = true)]
     Launch(Launch),
@@ -82,6 +84,19 @@ pub struct Compare {
     /// Write everything that was measured into this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Options of `plot`.
+#[derive(Debug, Args)]
+pub struct Plot {
+    /// What `compare --json` wrote
+    pub report: PathBuf,
+    /// Where the files go; it must exist
+    #[arg(long, default_value = ".")]
+    pub out: PathBuf,
+    /// What their names begin with
+    #[arg(long, default_value = "")]
+    pub prefix: String,
 }
 
 /// Options of `launch`.
@@ -164,7 +179,7 @@ mod tests {
         let words = ["ringlb-bench", "compare"].iter().chain(words);
         match Arguments::try_parse_from(words).expect("the words are options of compare").command {
             Command::Compare(compare) => *compare,
-            Command::Launch(_) => panic!("compare was asked for"),
+            _ => panic!("compare was asked for"),
         }
     }
 

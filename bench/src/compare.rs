@@ -200,8 +200,8 @@ impl<'a> Contest<'a> {
             listen: Vec::new(),
             backends: Vec::new(),
             workers: settings.workers,
-            // One that was just closed may still count when the next one comes.
-            connections: 2 * self.scenario.connections().min(4000) + self.scenario.connections() / 8 + 64,
+            // Those that were just closed may still count when the next ones come.
+            connections: self.scenario.connections() * 5 / 4 + 256,
             tuning: self.scenario.tuning(),
         };
         let entry = &mut self.entries[at];

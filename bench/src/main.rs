@@ -10,6 +10,7 @@ mod interrupt;
 mod load;
 mod machine;
 mod peers;
+mod plot;
 mod procfs;
 mod report;
 mod scenario;
@@ -23,7 +24,7 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-use args::{Arguments, Command, Compare};
+use args::{Arguments, Command, Compare, Plot};
 use report::Report;
 
 /// Exit code for a command line that cannot be followed.
@@ -32,6 +33,7 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Compare(options) => compare(&options),
+        Command::Plot(options) => plot(&options),
         Command::Launch(launch) => {
             let error = peers::launch(launch.parent, &launch.cpus, &launch.command);
             eprintln!("cannot start {:?}: {error}", launch.command[0]);
@@ -77,6 +79,26 @@ fn compare(options: &Compare) -> ExitCode {
     }
     let failed = report.scenarios.iter().flat_map(|scenario| &scenario.peers).any(|peer| peer.error.is_some());
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn plot(options: &Plot) -> ExitCode {
+    let read = std::fs::read(&options.report).map_err(|error| error.to_string());
+    let report: Result<Report, String> =
+        read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+    let drawn = match report {
+        Ok(report) => plot::draw(&report, &options.out, &options.prefix).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("cannot read {}: {error}", options.report.display())),
+    };
+    match drawn {
+        Ok(files) => {
+            files.iter().for_each(|file| println!("{file}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn write_json(report: &Report, file: &Path) -> std::io::Result<()> {

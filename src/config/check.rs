@@ -40,7 +40,12 @@ fn general(
 ) -> Option<General> {
     let mut reader = Reader { section, faults };
     let workers = reader.read("workers", value::workers);
-    let max_connections = reader.read("max_connections", |value| value::number(value, 1..=CONNECTIONS_MAX));
+    let max_connections = reader.read("max_connections", |value| {
+        value::number(value, 1..=CONNECTIONS_MAX).map_err(|problem| {
+            let help = format!("{}, or leave the key out to have it computed", problem.help);
+            Problem { help, ..problem }
+        })
+    });
     let shutdown_delay = reader.duration("shutdown_delay", Duration::ZERO);
     let shutdown_timeout = reader.duration("shutdown_timeout", Duration::ZERO);
     let log = reader.text("log", value::log);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Peer, Setup};
 
-pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Vec<OsString> {
+pub(super) fn command(peer: &Peer, setup: &Setup, _directory: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec![peer.program.clone().into(), "run".into()];
     for address in &setup.listen {
         words.extend(["--listen".into(), address.to_string().into()]);
@@ -14,7 +14,5 @@ pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Vec<OsStr
         words.extend(["--backend".into(), address.to_string().into()]);
     }
     words.extend(["--workers".into(), setup.workers.to_string().into()]);
-    // A socket of its own, so that builds that are compared do not meet each other or a balancer at work.
-    words.extend(["--admin".into(), directory.join("admin.sock").into()]);
     words
 }
