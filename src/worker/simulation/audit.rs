@@ -128,7 +128,10 @@ impl Kernel {
         let told = &mut link.told;
         match event {
             Event::Received { filled, .. } => told.bytes += filled.bytes() as u64,
-            Event::ReceiveEnded(ReceiveEnd::Eof) if fin => told.fin = Some((now, number)),
+            Event::ReceiveEnded(ReceiveEnd::Eof) if fin => {
+                told.fin = Some((now, number));
+                return;
+            }
             Event::Connected => told.connected_at = Some(now),
             Event::Sent { .. } => {}
             _ => return,

@@ -5,9 +5,7 @@ use std::time::Duration;
 use super::kernel::{Asked, Happening, Kernel, SimSocket};
 use super::link::{Closing, Descriptor, Job, LinkId, Op, Stage};
 use crate::address::Address;
-use crate::engine::{
-    Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, SocketOptions,
-};
+use crate::engine::{Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, SocketOptions};
 use crate::errno::Errno;
 use crate::limits::GATHER_MAX;
 use crate::relay::Side;
@@ -127,11 +125,7 @@ impl Engine for Kernel {
         }
     }
 
-    fn wait(
-        &mut self,
-        timeout: Option<Duration>,
-        completions: &mut Vec<Completion<SimSocket>>,
-    ) -> Result<(), Errno> {
+    fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {
         self.submit();
         let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
         if self.random.chance(self.faults.interrupted) {
@@ -216,4 +210,3 @@ impl Kernel {
         self.link_mut(id).descriptor = Descriptor::Closed(closing);
     }
 }
-

@@ -39,7 +39,11 @@ pub(super) enum Happening {
     Complete(LinkId, OpKind, Event<SimSocket>, bool),
     Arrives(LinkId),
     Delivered(LinkId),
-    Acknowledged { link: LinkId, up_to: u64, fin: bool },
+    Acknowledged {
+        link: LinkId,
+        up_to: u64,
+        fin: bool,
+    },
     /// The peer's reset reaches us.
     ResetArrives(LinkId),
     /// Our reset reaches the peer.
@@ -214,11 +218,8 @@ impl Kernel {
             return;
         }
         let shortest = self.random.up_to(Duration::from_micros(20));
-        let late = if self.random.chance(self.faults.late) {
-            self.random.up_to(self.faults.late_by)
-        } else {
-            Duration::ZERO
-        };
+        let late =
+            if self.random.chance(self.faults.late) { self.random.up_to(self.faults.late_by) } else { Duration::ZERO };
         let at = self.now + shortest + late;
         let op = self.links[id.0 as usize].op_mut(kind).expect("only an operation in flight completes");
         assert!(!op.over, "an operation completes after its end");

@@ -45,7 +45,9 @@ fn variable(name: &str) -> Option<u64> {
 /// Runs a seed, and says how to run it again where it fails.
 fn run_loudly(seed: u64, tracing: bool) -> Report {
     catch_unwind(|| run::run(seed, None, tracing)).unwrap_or_else(|panic| {
-        eprintln!("the simulation has failed: RINGLB_SIMULATION_SEED={seed} RINGLB_SIMULATION_CONNECTIONS={CONNECTIONS}");
+        eprintln!(
+            "the simulation has failed: RINGLB_SIMULATION_SEED={seed} RINGLB_SIMULATION_CONNECTIONS={CONNECTIONS}"
+        );
         resume_unwind(panic)
     })
 }
@@ -75,7 +77,8 @@ fn sessions_survive_a_nasty_kernel() {
 #[test]
 fn planted_faults_are_found() {
     for &sabotage in Sabotage::ALL {
-        let found = (0..20).find(|seed| catch_unwind(AssertUnwindSafe(|| run::run(*seed, Some(sabotage), false))).is_err());
+        let found =
+            (0..20).find(|seed| catch_unwind(AssertUnwindSafe(|| run::run(*seed, Some(sabotage), false))).is_err());
         println!("{sabotage:?}: {found:?}");
         assert!(found.is_some(), "{sabotage:?} passes all checks");
     }

@@ -35,9 +35,17 @@ pub(super) struct Report {
 
 /// How a run comes to its end, if it does not by itself before.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum Finish {
-    Leave(Time),
-    Kill(Time),
+struct Finish {
+    at: Time,
+    /// The sessions are killed; otherwise the peers leave in order.
+    kill: bool,
+    begun: bool,
+}
+
+impl Finish {
+    fn killed(self) -> bool {
+        self.begun && self.kill
+    }
 }
 
 struct Run {
@@ -46,7 +54,6 @@ struct Run {
     pool: Arc<Pool>,
     rules: Rules,
     finish: Finish,
-    finishing: bool,
     /// When the set of backends changes.
     swap_at: Time,
     /// Buffers that somebody else has, until then.
@@ -72,7 +79,11 @@ impl Run {
         let mut random = Random::new(seed);
         let faults = Faults::draw(&mut random);
         let rules = draw_rules(&mut random, &faults);
-        let pool = Pool::new(PoolSettings { policy: draw_policy(&mut random), ..PoolSettings::default() }, Vec::new(), Time::ZERO);
+        let pool = Pool::new(
+            PoolSettings { policy: draw_policy(&mut random), ..PoolSettings::default() },
+            Vec::new(),
+            Time::ZERO,
+        );
         let pool = pool.expect("an empty pool");
         let window = Duration::from_millis(random.pick(&[20, 1_000, 20_000]));
         let mut kernel = Kernel::new(random, faults);
@@ -82,8 +93,8 @@ impl Run {
             kernel.after(delay, Happening::ClientArrives);
         }
         let random = &mut kernel.random;
-        let finish_at = kernel.now + window + random.up_to(Duration::from_secs(100));
-        let finish = if random.chance(Chance(300)) { Finish::Kill(finish_at) } else { Finish::Leave(finish_at) };
+        let at = kernel.now + window + random.up_to(Duration::from_secs(100));
+        let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
         let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
         let route = Route { rules: rules.clone(), chooser: Chooser::new(pool.clone(), random.next()), options };
@@ -93,7 +104,6 @@ impl Run {
             pool,
             rules,
             finish,
-            finishing: false,
             swap_at,
             hostages: Chain::new(),
             release_at: Time::NEVER,
@@ -107,8 +117,7 @@ impl Run {
     }
 
     fn is_over(&self) -> bool {
-        let killed = self.finishing && matches!(self.finish, Finish::Kill(_));
-        let served = killed || self.admitted == CONNECTIONS;
+        let served = self.finish.killed() || self.admitted == CONNECTIONS;
         served && self.sessions.is_empty() && self.hostages.is_empty()
     }
 
@@ -118,8 +127,7 @@ impl Run {
         self.admit();
         let mut completions: Vec<Completion<SimSocket>> = Vec::new();
         let now = self.kernel.now;
-        let Finish::Leave(finish) | Finish::Kill(finish) = self.finish;
-        let finish = if self.finishing { Time::NEVER } else { finish };
+        let finish = if self.finish.begun { Time::NEVER } else { self.finish.at };
         let next = self.sessions.next_deadline().unwrap_or(Time::NEVER);
         let wake = next.min(finish).min(self.swap_at).min(self.release_at);
         // A listener's completion would end the wait; here it is a look every so often.
@@ -139,8 +147,7 @@ impl Run {
 
     /// Accepts, up to the limit of sessions.
     fn admit(&mut self) {
-        let killed = self.finishing && matches!(self.finish, Finish::Kill(_));
-        while self.sessions.len() < SESSIONS && !killed {
+        while self.sessions.len() < SESSIONS && !self.finish.killed() {
             let Some(link) = self.kernel.backlog.pop_front() else { return };
             self.kernel.link_mut(link).descriptor = Descriptor::Open;
             let now = self.kernel.now;
@@ -154,7 +161,7 @@ impl Run {
     }
 
     fn judge(&mut self) {
-        let killed = self.finishing && matches!(self.finish, Finish::Kill(_));
+        let killed = self.finish.killed();
         for ended in self.sessions.drain_ended() {
             if self.kernel.tracing {
                 eprintln!("{:>12} ended: {ended:?}", self.kernel.now.nanos() / 1000);
@@ -174,21 +181,21 @@ impl Run {
             self.kernel.buffers.clear(&mut self.hostages);
             self.release_at = Time::NEVER;
         }
-        let Finish::Leave(at) | Finish::Kill(at) = self.finish;
-        if !self.finishing && now >= at {
+        if !self.finish.begun && now >= self.finish.at {
             self.begin_finish(now);
         }
-        let late = self.finishing && now.since(at) > LEAVE_MAX;
+        let late = now.since(self.finish.at) > LEAVE_MAX;
         assert!(!late || self.is_over(), "{} sessions have not ended", self.sessions.len());
     }
 
     fn begin_finish(&mut self, now: Time) {
-        self.finishing = true;
+        self.finish.begun = true;
         self.swap_at = Time::NEVER;
         self.kernel.faults = Faults::none();
-        match self.finish {
-            Finish::Kill(_) => self.sessions.kill_all(&mut self.kernel, Kill::Shutdown, now),
-            Finish::Leave(_) => self.hurry(),
+        if self.finish.kill {
+            self.sessions.kill_all(&mut self.kernel, Kill::Shutdown, now);
+        } else {
+            self.hurry();
         }
         self.judge();
     }
@@ -223,7 +230,8 @@ impl Run {
         self.kernel.run_out();
         self.kernel.judge_peers();
         let fresh = crate::engine::Buffers::new().expect("address space for the buffers");
-        let free = |buffers: &crate::engine::Buffers| (buffers.small_free(), buffers.large_free(), buffers.heap_bytes());
+        let free =
+            |buffers: &crate::engine::Buffers| (buffers.small_free(), buffers.large_free(), buffers.heap_bytes());
         assert_eq!(free(&self.kernel.buffers), free(&fresh), "buffers are missing");
         let set = self.pool.snapshot();
         for backend in set.backends() {

@@ -118,7 +118,8 @@ impl Plan {
         }
         if random.chance(Chance(150)) {
             let place = random.below(steps.len() as u64) as usize;
-            steps.insert(place, Step::Sleep(random.up_to(Duration::from_millis(random.pick(&[1, 100, 1000])))));
+            let longest = Duration::from_millis(random.pick(&[1, 100, 1000]));
+            steps.insert(place, Step::Sleep(random.up_to(longest)));
         }
     }
 

@@ -161,4 +161,3 @@ impl<'a> Case<'a> {
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
     }
 }
-
