@@ -1,6 +1,7 @@
 //! The laws of choosing, over the public interface.
 
 mod laws;
+mod model;
 mod stress;
 mod swaps;
 mod words;
