@@ -20,20 +20,23 @@ pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Result<Ve
 
 fn configuration(setup: &Setup) -> String {
     let mut text = String::new();
-    // It decides by itself, by the bytes read at a time, when splicing pays.
-    let splice = if setup.tuning == Tuning::Bulk { "    option splice-auto\n" } else { "" };
+    // Whether splicing pays it decides by itself, by what it reads at a time; where it does not splice, large
+    // buffers help it. With small messages they would only cost memory.
+    let (bulk_global, bulk_defaults) = match setup.tuning {
+        Tuning::Bulk => ("    tune.bufsize 131072\n    tune.pipesize 1048576\n", "    option splice-auto\n"),
+        Tuning::Messages | Tuning::Memory => ("", ""),
+    };
     let written = write!(
         text,
         "global
     maxconn {connections}
     nbthread {workers}
-    tune.pipesize 1048576
-defaults
+{bulk_global}defaults
     mode tcp
     timeout connect 4s
     timeout client 600s
     timeout server 600s
-{splice}listen relay
+{bulk_defaults}listen relay
     balance leastconn
 ",
         connections = setup.connections + 64,

@@ -48,7 +48,7 @@ fn configuration(setup: &Setup, module: Option<&Path>, directory: &Path) -> Stri
     let connections = 2 * setup.connections + 64;
     let buffer = match setup.tuning {
         Tuning::Messages => "16k",
-        Tuning::Bulk => "64k",
+        Tuning::Bulk => "128k",
         Tuning::Memory => "4k",
     };
     let servers = lines(setup.backends.iter().map(|address| format!("        server {address};")));
