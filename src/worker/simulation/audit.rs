@@ -123,7 +123,7 @@ impl Kernel {
         self.audit.events += 1;
         let (now, number) = (self.now, self.audit.events);
         let link = self.link_mut(id);
-        let cancelled = link.op(kind).is_some_and(|op| op.cancelled);
+        let cancelled = link.op(kind).is_some_and(|op| op.cancelled.is_some());
         let fin = link.inbound.fin_written && link.inbound.fin_arrived && link.unread() == 0;
         let told = &mut link.told;
         match event {

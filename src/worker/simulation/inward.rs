@@ -10,8 +10,9 @@ use crate::engine::{Event, Filled, OpKind, Receive, ReceiveEnd};
 use crate::errno::Errno;
 use crate::limits::{BUFFER_BYTES, BULK_BUFFER_BYTES};
 
-/// What one multishot receive can have outstanding: the kernel does not look up before.
-const BURST: u32 = 33;
+/// What one multishot receive can have outstanding, and can bring after it was cancelled: the kernel does not look up
+/// before.
+pub(super) const BURST: u32 = 33;
 
 impl Kernel {
     /// Sets what the peer has said on its way, if there is anything and nothing is yet.
@@ -99,12 +100,11 @@ impl Kernel {
         loop {
             let link = self.link_mut(id);
             let Some(op) = link.running(OpKind::Receive) else { return };
-            if op.outstanding >= BURST {
+            if op.outstanding >= BURST || op.cancelled == Some(0) {
                 self.seen.bursts += 1;
                 return;
             }
             let Job::Receive { how } = op.job else { unreachable!("a receive") };
-            let cancelled = op.cancelled;
             if link.unread() == 0 {
                 return self.receive_nothing(id);
             }
@@ -119,7 +119,10 @@ impl Kernel {
                 self.seen.exhausted += 1;
                 return self.end_receive(id, ReceiveEnd::Starved);
             };
-            self.seen.after_cancel += u64::from(cancelled);
+            if let Some(left) = self.link_mut(id).running(OpKind::Receive).and_then(|op| op.cancelled.as_mut()) {
+                *left -= 1;
+                self.seen.after_cancel += 1;
+            }
             self.seen.bytes += filled.bytes() as u64;
             let more = how == Receive::Multishot && !self.random.chance(self.faults.receive_ends);
             self.complete(id, OpKind::Receive, Event::Received { filled, more }, !more);
@@ -197,10 +200,10 @@ impl Kernel {
         if self.random.chance(Chance(200)) {
             self.drive_receive(id);
         }
-        if self.link_mut(id).running(OpKind::Receive).is_none() {
-            return;
-        }
+        let Some(op) = self.link_mut(id).running(OpKind::Receive) else { return };
+        let more = op.cancelled != Some(0);
         if self.link(id).unread() > 0
+            && more
             && self.random.chance(Chance(200))
             && let Some(filled) = self.fill(id, Receive::Multishot)
         {

@@ -250,7 +250,8 @@ impl Kernel {
                 self.buffers.take_back(lent);
             }
         } else if kind == OpKind::Receive {
-            self.drive_receive(id);
+            // It may have waited for that; it goes on with the next wait.
+            self.asked.push(Asked::Start(id, OpKind::Receive));
         }
     }
 

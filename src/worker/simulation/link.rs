@@ -143,7 +143,8 @@ pub(super) struct Op {
     pub(super) job: Job,
     /// The kernel has done with it; its last completion is on its way to the owner.
     pub(super) over: bool,
-    pub(super) cancelled: bool,
+    /// The owner has asked for its end: so many more pieces it may still bring.
+    pub(super) cancelled: Option<u32>,
     /// Completions that the owner has not had yet.
     pub(super) outstanding: u32,
     /// Its last completion's time: those of one operation stay in order.

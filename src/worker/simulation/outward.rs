@@ -153,7 +153,7 @@ impl Kernel {
 
     pub(super) fn connect_ends(&mut self, id: LinkId, serial: u64, result: Result<(), Errno>) {
         let Some(op) = self.link_mut(id).running(OpKind::Connect).filter(|op| op.serial == serial) else { return };
-        let cancelled = op.cancelled;
+        let cancelled = op.cancelled.is_some();
         match result {
             Ok(()) => {
                 self.seen.late_connects += u64::from(cancelled);

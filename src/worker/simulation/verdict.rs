@@ -12,6 +12,17 @@ use crate::worker::session::Ended;
 /// How long after a reset has reached us a session may live on, beside the time for what is still owed.
 const NOTICE_MAX: Duration = Duration::from_secs(6);
 
+/// What says nothing about any backend, and that another backend would not mend.
+const OUR_TROUBLE: &[Errno] = &[
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOMEM,
+    Errno::ENOBUFS,
+    Errno::ENETDOWN,
+    Errno::EPERM,
+    Errno::EACCES,
+];
+
 /// The links of a session that has ended, and what is said of its end.
 struct Case<'a> {
     client: &'a Link,
@@ -20,6 +31,8 @@ struct Case<'a> {
     ended: &'a Ended,
     rules: &'a Rules,
     kernel: &'a Kernel,
+    /// Somebody has ended all sessions before this one came to its end.
+    killed: bool,
 }
 
 impl Kernel {
@@ -31,7 +44,7 @@ impl Kernel {
             assert!(self.link(id).closing().is_some(), "{id:?} outlives its session");
         }
         let backend = pair.backend.map(|id| self.link(id)).filter(|link| link.established());
-        let case = Case { client: self.link(client), backend, ended, rules, kernel: self };
+        let case = Case { client: self.link(client), backend, ended, rules, kernel: self, killed };
         let told = [case.client.told.bytes, backend.map_or(0, |link| link.told.bytes)];
         assert_eq!(ended.received, told, "the session has miscounted");
         match ended.reason {
@@ -135,7 +148,14 @@ impl<'a> Case<'a> {
     fn judge_refusal(&self) {
         assert!(self.backend.is_none(), "refused with a backend");
         let closing = self.client.closing().expect("closed");
-        assert!(!closing.reset, "a refusal must not reset");
+        assert!(!closing.reset || self.killed, "a refusal must not reset");
+        let ours = matches!(self.ended.reason, CloseReason::Internal(_));
+        if let Some(errno) = self.ended.reason.errno() {
+            assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
+        }
+        if self.killed {
+            return;
+        }
         if closing.unread && self.client.gone.is_none() {
             let waited = self.client.outbound.shut.map_or(Duration::ZERO, |shut| closing.at.since(shut));
             let enough = self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX || waited >= REFUSAL_LINGER_MAX;
