@@ -348,7 +348,8 @@ impl Relay {
         let failure = match self.judge(errno) {
             Verdict::Abandoned => return self.finish(true),
             Verdict::TimedOut => CloseReason::ConnectTimeout,
-            Verdict::Failed(errno) if retry || counted => CloseReason::ConnectFailed(errno),
+            Verdict::Failed(errno) if retry => CloseReason::ConnectFailed(errno),
+            // No other backend would do better: what is lacking is ours.
             Verdict::Failed(errno) => CloseReason::Internal(errno),
         };
         if counted {

@@ -130,6 +130,13 @@ fn a_failed_connect_goes_on_until_the_attempts_are_used_up() {
 }
 
 #[test]
+fn what_this_process_lacks_is_no_failed_connect() {
+    let mut s = Session::accepted();
+    s.input(Input::ConnectFailed { errno: Errno::EMFILE, retry: false, counted: true });
+    assert!(s.eof(Client).contains(&Action::Finished(CloseReason::Internal(Errno::EMFILE))));
+}
+
+#[test]
 fn a_connect_that_takes_too_long_is_cancelled_and_the_next_backend_tried() {
     let mut s = Session::accepted();
     s.input(Input::Connecting);
