@@ -57,7 +57,7 @@ impl Engine for Kernel {
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         let Some(id) = self.audit.find(owner) else { return };
         if let Some(op) = self.link_mut(id).running(kind) {
-            op.cancelled.get_or_insert(BURST - op.outstanding);
+            op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
             let serial = op.serial;
             self.asked.push(Asked::Cancel(id, kind, serial));
         }
@@ -155,7 +155,9 @@ impl Kernel {
         let serial = self.next_serial();
         let slot = &mut self.link_mut(id).ops[super::link::op_index(kind)];
         assert!(slot.is_none(), "a second {kind:?} on {id:?} while one is in flight");
-        *slot = Some(Op { owner, serial, job, over: false, cancelled: None, outstanding: 0, last_at: Time::ZERO });
+        let last_at = Time::ZERO;
+        let op = Op { owner, serial, job, over: false, cancelled: None, stalled: false, outstanding: 0, last_at };
+        *slot = Some(op);
         self.asked.push(Asked::Start(id, kind));
     }
 

@@ -101,6 +101,7 @@ impl Kernel {
             let link = self.link_mut(id);
             let Some(op) = link.running(OpKind::Receive) else { return };
             if op.outstanding >= BURST || op.cancelled == Some(0) {
+                op.stalled = true;
                 self.seen.bursts += 1;
                 return;
             }

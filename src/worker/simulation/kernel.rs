@@ -249,8 +249,8 @@ impl Kernel {
             if let Some(Op { job: Job::Send { lent, .. }, .. }) = slot.take() {
                 self.buffers.take_back(lent);
             }
-        } else if kind == OpKind::Receive {
-            // It may have waited for that; it goes on with the next wait.
+        } else if std::mem::take(&mut op.stalled) {
+            // It goes on with the next wait.
             self.asked.push(Asked::Start(id, OpKind::Receive));
         }
     }

@@ -145,6 +145,8 @@ pub(super) struct Op {
     pub(super) over: bool,
     /// The owner has asked for its end: so many more pieces it may still bring.
     pub(super) cancelled: Option<u32>,
+    /// It has stopped because so many completions are outstanding.
+    pub(super) stalled: bool,
     /// Completions that the owner has not had yet.
     pub(super) outstanding: u32,
     /// Its last completion's time: those of one operation stay in order.

@@ -137,6 +137,10 @@ impl Plan {
             6 => {
                 steps.truncate(place);
                 steps.extend([Step::Fin, Step::Sleep(random.up_to(Duration::from_millis(400))), Step::Reset]);
+                if random.coin() {
+                    // The other one has nothing to say that would find it out.
+                    self.steps(side.other()).insert(0, Step::Sleep(Duration::from_secs(40)));
+                }
             }
             7 => {
                 steps.truncate(place);

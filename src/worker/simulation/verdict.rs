@@ -13,15 +13,8 @@ use crate::worker::session::Ended;
 const NOTICE_MAX: Duration = Duration::from_secs(6);
 
 /// What says nothing about any backend, and that another backend would not mend.
-const OUR_TROUBLE: &[Errno] = &[
-    Errno::EMFILE,
-    Errno::ENFILE,
-    Errno::ENOMEM,
-    Errno::ENOBUFS,
-    Errno::ENETDOWN,
-    Errno::EPERM,
-    Errno::EACCES,
-];
+const OUR_TROUBLE: &[Errno] =
+    &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::ENETDOWN, Errno::EPERM, Errno::EACCES];
 
 /// The links of a session that has ended, and what is said of its end.
 struct Case<'a> {
