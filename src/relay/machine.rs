@@ -97,8 +97,6 @@ pub(super) enum Watch {
     Off,
     Armed,
     Cancelling,
-    /// It has told all it can.
-    Spent,
 }
 
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
@@ -191,12 +189,7 @@ impl Relay {
                 self.break_side(side, CloseReason::Failed(side, reset_name(errno)), now)
             }
             Input::HungUp { side, reset, more } => self.handle_hung_up(side, reset, more, now),
-            Input::WatchEnded(side) => {
-                self.end_mut(side).watch = Watch::Off;
-                if !self.end(side).receives() {
-                    self.watch_soon(now);
-                }
-            }
+            Input::WatchEnded(side) => self.handle_watch_ended(side, now),
             Input::Unsent(side, bytes) => self.handle_unsent(side, bytes, now),
             Input::Inspected { side, unanswered, heard } => self.handle_inspected(side, unanswered, heard, now, rules),
             Input::Reclaim(side) => self.handle_reclaim(side),
@@ -394,11 +387,19 @@ impl Relay {
 
     fn handle_hung_up(&mut self, side: Side, reset: bool, more: bool, now: Time) {
         if !more {
-            self.end_mut(side).watch = Watch::Spent;
+            self.handle_watch_ended(side, now);
         }
         // While a receive is armed it tells the same, in its place behind the bytes.
         if reset && !self.end(side).receives() {
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
+        }
+    }
+
+    /// The kernel may drop a watch at any time, with news or without: an end of stream is not the last of them.
+    fn handle_watch_ended(&mut self, side: Side, now: Time) {
+        self.end_mut(side).watch = Watch::Off;
+        if !self.end(side).receives() {
+            self.watch_soon(now);
         }
     }
 

@@ -236,6 +236,15 @@ fn a_reset_behind_an_end_of_stream_is_seen_by_the_watch() {
 }
 
 #[test]
+fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
+    let mut s = Session::relaying();
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    assert_eq!(s.input(Input::HungUp { side: Client, reset: false, more: false }), []);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
 fn starved_receives_wait_for_buffers() {
     let mut s = Session::relaying();
     let starved = Input::ReceiveEnded(Client, ReceiveEnd::Starved);
