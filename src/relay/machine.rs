@@ -371,7 +371,9 @@ impl Relay {
                 self.end_mut(side).rx = Rx::Broken;
             }
             ReceiveEnd::Eof => {
-                if matches!(self.phase, Phase::Choosing | Phase::Connecting { .. } | Phase::Relaying { .. }) {
+                let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
+                let connecting = matches!(self.phase, Phase::Choosing | Phase::Connecting { .. });
+                if connecting || self.phase == deadline || matches!(self.phase, Phase::Relaying { .. }) {
                     self.blame(CloseReason::Eof(side));
                     self.watch_soon(now);
                 }

@@ -156,6 +156,16 @@ fn a_connect_that_succeeds_after_its_deadline_is_used() {
 }
 
 #[test]
+fn a_client_that_ends_its_stream_after_the_deadline_is_still_the_first() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::Connected), [receive(Backend), Action::Shutdown(Backend)]);
+    assert!(s.eof(Backend).contains(&Action::Finished(CloseReason::Eof(Client))));
+}
+
+#[test]
 fn a_client_that_resets_while_connecting_is_gone_and_blames_nobody() {
     let mut s = Session::accepted();
     s.input(Input::Connecting);

@@ -163,9 +163,6 @@ impl Run {
     fn judge(&mut self) {
         let killed = self.finish.killed();
         for ended in self.sessions.drain_ended() {
-            if self.kernel.tracing {
-                eprintln!("{:>12} ended: {ended:?}", self.kernel.now.nanos() / 1000);
-            }
             self.kernel.judge(&ended, &self.rules, killed);
             self.report.reasons.push(ended.reason.label());
         }

@@ -24,22 +24,27 @@ struct Case<'a> {
     ended: &'a Ended,
     rules: &'a Rules,
     kernel: &'a Kernel,
-    /// Somebody has ended all sessions before this one came to its end.
-    killed: bool,
 }
 
 impl Kernel {
     /// Checks a session that has just ended.
     pub(super) fn judge(&mut self, ended: &Ended, rules: &Rules, killed: bool) {
         let pair = self.audit.take(ended.key).expect("a session ends once, after it began");
+        if self.tracing {
+            eprintln!("{:>12} ended: {pair:?} {ended:?}", self.now.nanos() / 1000);
+        }
         let client = pair.client.expect("a session has a client");
         for id in [Some(client), pair.backend].into_iter().flatten() {
             assert!(self.link(id).closing().is_some(), "{id:?} outlives its session");
         }
         let backend = pair.backend.map(|id| self.link(id)).filter(|link| link.established());
-        let case = Case { client: self.link(client), backend, ended, rules, kernel: self, killed };
+        let case = Case { client: self.link(client), backend, ended, rules, kernel: self };
         let told = [case.client.told.bytes, backend.map_or(0, |link| link.told.bytes)];
         assert_eq!(ended.received, told, "the session has miscounted");
+        if killed {
+            // Whatever it was doing was cut short.
+            return;
+        }
         match ended.reason {
             CloseReason::Eof(first) => case.judge_order(first),
             CloseReason::Failed(side, errno) => case.judge_failure(side, errno),
@@ -49,13 +54,11 @@ impl Kernel {
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
-            CloseReason::Killed(_) => assert!(killed, "killed by nobody"),
+            CloseReason::Killed(_) => panic!("killed by nobody"),
         }
-        if !killed {
-            case.judge_resets();
-            if !self.hurry {
-                case.judge_clean();
-            }
+        case.judge_resets();
+        if !self.hurry {
+            case.judge_clean();
         }
     }
 
@@ -116,7 +119,11 @@ impl<'a> Case<'a> {
         let before_connect = connected.is_none_or(|at| at >= gone.at);
         let in_time = closing.at.since(gone.at) < RESET_FLUSH_MAX;
         let got_all = closing.whole && closing.delivered;
-        assert!(got_all || before_connect || !in_time, "the reset for the {} overtook its bytes", side.other());
+        assert!(
+            got_all || before_connect || !in_time,
+            "the reset for the {} overtook its bytes: {closing:?}",
+            side.other()
+        );
     }
 
     fn judge_dead(&self, side: Side) {
@@ -141,13 +148,10 @@ impl<'a> Case<'a> {
     fn judge_refusal(&self) {
         assert!(self.backend.is_none(), "refused with a backend");
         let closing = self.client.closing().expect("closed");
-        assert!(!closing.reset || self.killed, "a refusal must not reset");
+        assert!(!closing.reset, "a refusal must not reset");
         let ours = matches!(self.ended.reason, CloseReason::Internal(_));
         if let Some(errno) = self.ended.reason.errno() {
             assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
-        }
-        if self.killed {
-            return;
         }
         if closing.unread && self.client.gone.is_none() {
             let waited = self.client.outbound.shut.map_or(Duration::ZERO, |shut| closing.at.since(shut));
