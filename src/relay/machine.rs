@@ -278,7 +278,13 @@ impl Relay {
         if !more {
             self.end_mut(side).rx = Rx::Off;
             self.note_piece(side, bytes);
-            return self.advance(now, rules);
+            self.advance(now, rules);
+            if self.end(side).rx == Rx::Off {
+                // Too much waits to receive again, for who knows how long.
+                self.watch_soon(now);
+                self.schedule(self.deadline(rules));
+            }
+            return;
         }
         self.push(other);
         if self.end(other).queued >= WATERMARK_HIGH_BYTES {

@@ -246,6 +246,14 @@ fn a_reset_behind_an_end_of_stream_is_seen_by_the_watch() {
 }
 
 #[test]
+fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
+    let mut s = Session::relaying();
+    let last = Input::Received { side: Client, bytes: WATERMARK_LOW_BYTES + 1, more: false };
+    assert_eq!(s.input(last), [Action::Send(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
 fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
     let mut s = Session::relaying();
     assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
