@@ -38,6 +38,7 @@ impl Engine for Kernel {
         assert!(link.established() && link.outbound.shut.is_none(), "a send on {id:?} before or after its stream");
         let slices = self.buffers.slices(chain).take(chunks);
         let bytes = self.audit_send(id, slices);
+        self.seen.spilt += u64::from(self.buffers.heap_bytes() > 0);
         let lent = self.buffers.lend(chain, chunks);
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });
     }
@@ -83,6 +84,7 @@ impl Engine for Kernel {
 
     fn open(&mut self, _address: &Address, _options: &SocketOptions) -> Result<SimSocket, Errno> {
         if self.random.chance(self.faults.open_fails) {
+            self.seen.open_failures += 1;
             return Err(self.random.pick(OPEN_ERRORS));
         }
         let link = self.add_link(Side::Backend, Vec::new());
@@ -129,14 +131,16 @@ impl Engine for Kernel {
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {
         self.submit();
         let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
-        if self.random.chance(self.faults.interrupted) {
-            let until = until.min(self.now + self.random.up_to(Duration::from_micros(100)));
-            self.pass(until);
+        let until = if self.random.chance(self.faults.interrupted) {
+            self.seen.interrupted += 1;
+            until.min(self.now + self.random.up_to(Duration::from_micros(100)))
         } else {
-            self.pass(until);
-        }
+            until
+        };
+        self.pass(until);
         // The worker is late: more has happened by the time it looks.
         let late = if self.random.chance(self.faults.jump) {
+            self.seen.late_turns += 1;
             self.random.up_to(Duration::from_secs(3))
         } else {
             self.random.up_to(Duration::from_micros(30))

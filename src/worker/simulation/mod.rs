@@ -60,18 +60,19 @@ fn sessions_survive_a_nasty_kernel() {
     let tracing = variable("RINGLB_SIMULATION_TRACE").is_some();
     let first = seed.unwrap_or(DEFAULT_SEED);
     let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
-    let (mut turns, mut clean, mut bytes, mut completions) = (0, 0, 0, 0);
+    let (mut turns, mut clean) = (0, 0);
+    let mut seen = kernel::Seen::default();
     for run in 0..connections.div_ceil(CONNECTIONS) {
         let report = run_loudly(first.wrapping_add(run), tracing);
         for reason in report.reasons {
             *reasons.entry(reason).or_default() += 1;
         }
+        seen.add(&report.seen);
         turns += report.turns;
         clean += report.clean;
-        bytes += report.seen.bytes;
-        completions += report.seen.completions;
     }
-    println!("{reasons:?} turns {turns} clean {clean} bytes {bytes} completions {completions}");
+    println!("{seen:?}");
+    println!("{reasons:?} turns {turns} clean {clean}");
 }
 
 #[test]

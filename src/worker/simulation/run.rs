@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::{Faults, Sabotage};
-use super::kernel::{Happening, Kernel, SeenSoFar, SimSocket};
+use super::kernel::{Happening, Kernel, Seen, SimSocket};
 use super::link::{Descriptor, Link};
 use super::random::{Chance, Random};
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
@@ -26,7 +26,7 @@ const LEAVE_MAX: Duration = Duration::from_secs(200);
 /// What a run has shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
-    pub(super) seen: SeenSoFar,
+    pub(super) seen: Seen,
     pub(super) reasons: Vec<&'static str>,
     pub(super) turns: u64,
     pub(super) clean: u64,
