@@ -43,7 +43,11 @@ impl Engine for Kernel {
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });
     }
 
-    fn connect(&mut self, owner: Owner, socket: &SimSocket, _address: &Address) {
+    fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {
+        let port = address.inet().map_or(0, |address| address.port());
+        self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);
+        self.connections[usize::from(port)] += 1;
+        self.link_mut(socket.link).port = Some(port);
         let link = self.link_mut(socket.link);
         assert_eq!(link.stage, Stage::Fresh, "a second connect on {:?}", socket.link);
         link.stage = Stage::Connecting;
@@ -214,6 +218,9 @@ impl Kernel {
             whole: partner.is_none_or(|partner| partner.inbound.arrived == link.outbound.taken),
             delivered: link.outbound.acknowledged == link.outbound.taken,
         };
+        if let Some(port) = link.port {
+            self.connections[usize::from(port)] -= 1;
+        }
         self.link_mut(id).descriptor = Descriptor::Closed(closing);
     }
 }

@@ -164,6 +164,8 @@ pub(super) struct Kernel {
     pub(super) asked: Vec<Asked>,
     ready: Vec<Completion<SimSocket>>,
     handed: VecDeque<(LinkId, OpKind, bool)>,
+    /// Sockets that are connected or being connected, by port.
+    pub(super) connections: Vec<u32>,
     pub(super) audit: Audit,
     pub(super) seen: Seen,
     pub(super) sabotage: Option<Sabotage>,
@@ -194,6 +196,7 @@ impl Kernel {
             asked: Vec::new(),
             ready: Vec::new(),
             handed: VecDeque::new(),
+            connections: Vec::new(),
             audit: Audit::default(),
             seen: Seen::default(),
             sabotage: None,
@@ -251,7 +254,7 @@ impl Kernel {
 
     /// Something has happened to an operation. `last`: the kernel has done with it.
     pub(super) fn complete(&mut self, id: LinkId, kind: OpKind, event: Event<SimSocket>, last: bool) {
-        if self.plant(Sabotage::LoseCompletion) {
+        if last && self.plant(Sabotage::LoseCompletion) {
             self.discard(event);
             return;
         }
