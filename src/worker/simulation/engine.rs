@@ -96,18 +96,8 @@ impl Engine for Kernel {
     }
 
     fn shutdown_write(&mut self, socket: &SimSocket) -> Result<(), Errno> {
-        let id = socket.link;
-        self.audit_shutdown(id);
-        let now = self.now;
-        let link = self.link_mut(id);
-        if link.is_closed() {
-            self.seen.shut_refused += 1;
-            return Err(Errno::ENOTCONN);
-        }
-        link.outbound.shut = Some(now);
-        self.move_outbound(id);
-        self.wake(id, OpKind::Watch);
-        Ok(())
+        self.audit_shutdown(socket.link);
+        self.shutdown_write_unchecked(socket)
     }
 
     fn unsent(&mut self, socket: &SimSocket) -> usize {
@@ -156,6 +146,20 @@ impl Engine for Kernel {
 }
 
 impl Kernel {
+    /// A shutdown, whether or not it is due.
+    pub(super) fn shutdown_write_unchecked(&mut self, socket: &SimSocket) -> Result<(), Errno> {
+        let (id, now) = (socket.link, self.now);
+        let link = self.link_mut(id);
+        if link.is_closed() {
+            self.seen.shut_refused += 1;
+            return Err(Errno::ENOTCONN);
+        }
+        link.outbound.shut = Some(now);
+        self.move_outbound(id);
+        self.wake(id, OpKind::Watch);
+        Ok(())
+    }
+
     /// Registers an operation; it is submitted with the next wait.
     fn ask(&mut self, owner: Owner, socket: &SimSocket, kind: OpKind, job: Job) {
         let id = socket.link;
