@@ -22,14 +22,14 @@ mod tests;
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 use rustix::net::{SocketAddrAny, SocketAddrUnix};
 
 use self::flights::Flights;
-use self::group::Group;
+use self::group::{Demand, Group};
 use self::queue::Queue;
 use self::scratch::Scratch;
 use super::buffers::{Buffers, Chain};
@@ -38,7 +38,8 @@ use super::{Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role,
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::{
-    BUFFERS_PUBLISHED, BUFFERS_SCARCE, BULK_BUFFERS_MAX, GATHER_MAX, RING_DRAIN_TURNS, RING_DRAIN_WAIT, SUBMIT_TRIES,
+    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, GATHER_MAX,
+    RING_DRAIN_TURNS, RING_DRAIN_WAIT, SUBMIT_TRIES,
 };
 use crate::slots::Key;
 
@@ -80,8 +81,10 @@ pub struct Ring {
     queue: Queue,
     small: Group,
     large: Group,
-    /// Large buffers that receives in flight count on; never more than are published.
-    reserved: u16,
+    small_demand: Demand,
+    large_demand: Demand,
+    /// Receives in flight that take a large buffer. There may be more than buffers: most of them wait.
+    waiting_large: usize,
     /// Freed only when the kernel holds nothing any more.
     buffers: ManuallyDrop<Buffers>,
     flights: Flights,
@@ -122,7 +125,9 @@ impl Ring {
             queue,
             small,
             large,
-            reserved: 0,
+            small_demand: Demand::new(BUFFERS_PUBLISHED_MIN, BUFFERS_PUBLISHED),
+            large_demand: Demand::new(BULK_BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX),
+            waiting_large: 0,
             buffers: ManuallyDrop::new(buffers),
             flights: Flights::default(),
             scratch: Scratch::new(),
@@ -181,6 +186,7 @@ impl Ring {
     /// next turn.
     #[cold]
     fn make_room(&mut self) {
+        self.publish();
         for _ in 0..SUBMIT_TRIES {
             match self.queue.submit() {
                 Ok(()) => {}
@@ -207,31 +213,43 @@ impl Ring {
         self.failure = Some(Errno::EAGAIN);
     }
 
-    /// Fills the small group up from the free buffers, last-freed first.
+    /// Fills both groups up from the free buffers, last-freed first, as far as traffic wants.
     #[inline]
-    fn publish_small(&mut self) {
-        while self.small.published() < self.small.capacity() {
-            let Some(id) = self.buffers.take(Receive::Multishot) else { return };
-            let (start, bytes) = self.buffers.room(id);
-            // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
-            unsafe { self.small.publish(id, start, bytes) };
+    fn publish(&mut self) {
+        let small = self.small_demand.wanted();
+        let large = self.large_demand.wanted().min(self.waiting_large.try_into().unwrap_or(u16::MAX));
+        for (group, how, wanted) in
+            [(&mut self.small, Receive::Multishot, small), (&mut self.large, Receive::Bulk, large)]
+        {
+            while group.published() < wanted {
+                let Some(id) = self.buffers.take(how) else { break };
+                let (start, bytes) = self.buffers.room(id);
+                // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
+                unsafe { group.publish(id, start, bytes) };
+            }
         }
+        self.small_demand.published(self.small.published());
+        self.large_demand.published(self.large.published());
     }
 
-    /// Makes sure that one more receive finds a large buffer.
+    /// Arms a receive. `again`: it has just found no large buffer.
     #[inline]
-    fn reserve_large(&mut self) -> bool {
-        if self.reserved >= self.large.published() {
-            if self.large.published() == self.large.capacity() {
-                return false;
-            }
-            let Some(id) = self.buffers.take(Receive::Bulk) else { return false };
-            let (start, bytes) = self.buffers.room(id);
-            // SAFETY: as in `publish_small`.
-            unsafe { self.large.publish(id, start, bytes) };
-        }
-        self.reserved += 1;
-        true
+    fn arm_receive(&mut self, owner: Owner, fd: RawFd, how: Receive, again: bool) {
+        let large = how == Receive::Bulk && (self.large.published() > 0 || self.buffers.large_free() > 0);
+        let ioprio = match how {
+            // Waiting first saves a futile try where nothing has come yet, which costs thrice what it costs where something
+            // has; and without buffers the kernel ends a receive at its first try, even where there is nothing to receive.
+            Receive::Multishot => MULTISHOT | POLL_FIRST,
+            Receive::Bulk if large && !again => 0,
+            Receive::Bulk => POLL_FIRST,
+        };
+        self.waiting_large += usize::from(large);
+        let flight = self.flights.begin(owner, OpKind::Receive);
+        (flight.fd, flight.large) = (fd, large);
+        let entry = opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0);
+        let entry = entry.ioprio(ioprio).buf_group(if large { LARGE } else { SMALL }).build();
+        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
+        self.push(entry.user_data(tag::write(OpKind::Receive as u8, owner)));
     }
 
     /// Cancels everything, and waits until the kernel holds nothing. Whether it does.
@@ -292,21 +310,7 @@ impl Engine for Ring {
 
     #[inline]
     fn receive(&mut self, owner: Owner, socket: &OwnedFd, how: Receive) {
-        let large = how == Receive::Bulk && self.reserve_large();
-        let scarce = usize::from(self.small.published()) + self.buffers.small_free() < BUFFERS_SCARCE;
-        let mut ioprio = match how {
-            Receive::Multishot => MULTISHOT,
-            Receive::Bulk => 0,
-        };
-        if scarce && !large {
-            // Without buffers the kernel ends a receive at once, even where there is nothing to receive.
-            ioprio |= POLL_FIRST;
-        }
-        self.flights.begin(owner, OpKind::Receive).large = large;
-        let entry = opcode::Recv::new(types::Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0);
-        let entry = entry.ioprio(ioprio).buf_group(if large { LARGE } else { SMALL }).build();
-        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
-        self.push(entry.user_data(tag::write(OpKind::Receive as u8, owner)));
+        self.arm_receive(owner, socket.as_raw_fd(), how, false);
     }
 
     #[inline]
@@ -406,7 +410,9 @@ impl Engine for Ring {
             return Err(errno);
         }
         self.statistics.turns += 1;
-        self.publish_small();
+        self.small_demand.turn(self.small.published());
+        self.large_demand.turn(self.large.published());
+        self.publish();
         let before = completions.len();
         completions.append(&mut self.early);
         let timeout = if completions.len() > before { Some(Duration::ZERO) } else { timeout };
