@@ -4,9 +4,9 @@
 //! since the last, runs what is to be completed, and waits. Completions are queued for the owner and never
 //! handled in here.
 //!
-//! [`queue`] is the pair of queues and the call, [`group`] the buffers the kernel may fill, [`flights`] what it
-//! holds at the moment, [`scratch`] what submissions point at, [`tag`] how a completion finds its owner, [`reap`] the way
-//! back, [`probe`] the test at the start.
+//! `queue` is the pair of queues and the call, `group` the buffers the kernel may fill, `flights` what it holds at
+//! the moment, `scratch` what submissions point at, `tag` how a completion finds its owner, `reap` the way back, `probe`
+//! the test at the start.
 #![allow(unsafe_code)]
 
 mod error;
@@ -148,13 +148,14 @@ impl Ring {
         self.statistics
     }
 
-    /// Operations that the kernel holds, the waker's among them.
+    /// Operations that the kernel holds for their owners.
     pub fn in_flight(&self) -> usize {
         self.flights.count()
     }
 
     /// Reports uses of `waker` to `owner` from now on, as [`Event::Woken`]; many uses before a turn are one.
     pub fn arm_waker(&mut self, owner: Owner, waker: &Waker) {
+        debug_assert!(self.waker.is_none(), "a ring listens to one waker");
         self.waker = Some((waker.clone(), owner));
         self.poll_waker();
     }

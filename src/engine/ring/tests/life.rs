@@ -293,3 +293,20 @@ fn a_dropped_ring_closes_what_nobody_took() {
     let inode = rustix::fs::fstat(&near).unwrap().st_ino;
     assert_eq!(open_descriptors(&[inode]), 1, "ours alone");
 }
+
+#[test]
+fn a_full_unix_listener_says_so_at_once() {
+    let mut bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    let address = Address::Unix(folder.path().join("full"));
+    let options = ListenOptions { workers: 1, backlog: 0, keepalive: None };
+    let _listener = Listener::bind(&address, &options).unwrap();
+    let mut ends = Vec::new();
+    let sockets: Vec<_> = (0..3).map(|_| bench.ring.open(&address, &SocketOptions::default()).unwrap()).collect();
+    for (index, socket) in sockets.iter().enumerate() {
+        bench.ring.connect(owner(index as u32, 1), socket, &address);
+        ends.push(bench.next(owner(index as u32, 1)));
+    }
+    assert!(matches!(ends[0], Event::Connected));
+    assert!(matches!(ends[2], Event::ConnectFailed(Errno::EAGAIN)), "{ends:?}");
+}
