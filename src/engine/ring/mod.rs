@@ -111,7 +111,8 @@ impl Ring {
         let large = Group::new(BULK_BUFFERS_MAX as u16).map_err(memory)?;
         let buffers = Buffers::new().map_err(memory)?;
         for (group, number) in [(&small, SMALL), (&large, LARGE)] {
-            // SAFETY: the group's memory outlives the queue (the order of the fields), and thus its registration.
+            // SAFETY: `Ring` drops its queue before the groups. Should setting up fail before there is a `Ring`, then no operation was
+            // ever submitted that could make the kernel look into a group.
             unsafe { queue.submitter().register_buf_ring_with_flags(group.address(), group.capacity(), number, 0) }
                 .map_err(|error| SetupError::Broken {
                     step: "registering the receive buffers",
