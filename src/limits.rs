@@ -41,8 +41,9 @@ pub const WATERMARK_HIGH_BYTES: usize = 64 * 1024;
 /// Bytes left unsent at which it receives again.
 pub const WATERMARK_LOW_BYTES: usize = 16 * 1024;
 
-/// What one direction of one session can hold at most, whatever its peers do.
-pub const DIRECTION_BYTES_MAX: usize = WATERMARK_HIGH_BYTES + RECEIVE_OVERSHOOT_BYTES;
+/// What one direction of one session can hold at most, whatever its peers do: the piece that crosses the high mark may
+/// be almost all above it.
+pub const DIRECTION_BYTES_MAX: usize = WATERMARK_HIGH_BYTES + BUFFER_BYTES + RECEIVE_OVERSHOOT_BYTES;
 
 /// Bytes of stalled directions that may be copied out of the receive buffers to the heap, in each worker, so that
 /// clients who do not read cannot take the buffers of those who do.
