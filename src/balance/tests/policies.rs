@@ -7,7 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::balance::settings::State;
+use crate::balance::failure::Failure;
+use crate::balance::settings::{HealthSettings, State};
 use crate::limits::LEAST_CONNECTIONS_EXACT_MAX;
 
 fn new(policy: Policy, set: Vec<BackendSettings>) -> (Arc<Pool>, Chooser) {
@@ -197,6 +198,36 @@ fn a_backend_back_from_maintenance_starts_slowly_and_one_back_from_draining_does
         let had = share_of_newcomer(&mut chooser, Time::from_millis(1_000));
         assert!(had.abs_diff(share) <= 3, "{state}: {had}");
     }
+}
+
+#[test]
+fn a_backend_back_from_an_ejection_or_from_being_down_starts_slowly() {
+    let slow = |index| BackendSettings { slow_start: Duration::from_secs(10), max_fails: 1, ..backend(index, 1) };
+    let health = Some(HealthSettings { rise: 1, fall: 1 });
+    let settings = PoolSettings { health, ..settings(Policy::RoundRobin) };
+    let pool = Pool::new(settings, vec![slow(0), slow(1)], Time::ZERO).expect("a possible set");
+    let mut chooser = Chooser::new(pool.clone(), 7);
+    let at = Time::from_millis;
+    let share = |chooser: &mut Chooser, now| share_of_newcomer(chooser, at(now));
+    assert!(share(&mut chooser, 0).abs_diff(500) <= 3);
+    let check = |passed, now| pool.report_check("1", passed, at(now), at(now + 1)).up;
+    assert_eq!(check(false, 1_000), Some(false));
+    assert_eq!(share(&mut chooser, 1_000), 0);
+    assert_eq!(check(true, 2_000), Some(true));
+    assert!(share(&mut chooser, 2_001).abs_diff(4) <= 3);
+    assert!(share(&mut chooser, 20_000).abs_diff(500) <= 3);
+    let tried_other = {
+        let mut tried = Tried::new();
+        tried.insert(&pool.snapshot().backends()[0]);
+        tried
+    };
+    let request = Request { client: None, tried: &tried_other };
+    let claim = chooser.choose(&request, at(20_000)).expect("it may serve");
+    assert!(claim.connect_failed(Failure::TimedOut, at(20_000)).ejected);
+    assert_eq!(share(&mut chooser, 20_001), 0);
+    let mut probe = chooser.choose(&request, at(30_000)).expect("one probes");
+    assert!(probe.connected(at(30_000)));
+    assert!(share(&mut chooser, 30_001).abs_diff(4) <= 3);
 }
 
 #[test]
