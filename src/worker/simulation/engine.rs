@@ -38,11 +38,16 @@ impl Engine for Kernel {
         assert!(link.established() && link.outbound.shut.is_none(), "a send on {id:?} before or after its stream");
         let slices = self.buffers.slices(chain).take(chunks);
         let bytes = self.audit_send(id, slices);
+        self.seen.spilt += u64::from(self.buffers.heap_bytes() > 0);
         let lent = self.buffers.lend(chain, chunks);
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });
     }
 
-    fn connect(&mut self, owner: Owner, socket: &SimSocket, _address: &Address) {
+    fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {
+        let port = address.inet().map_or(0, |address| address.port());
+        self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);
+        self.connections[usize::from(port)] += 1;
+        self.link_mut(socket.link).port = Some(port);
         let link = self.link_mut(socket.link);
         assert_eq!(link.stage, Stage::Fresh, "a second connect on {:?}", socket.link);
         link.stage = Stage::Connecting;
@@ -83,6 +88,7 @@ impl Engine for Kernel {
 
     fn open(&mut self, _address: &Address, _options: &SocketOptions) -> Result<SimSocket, Errno> {
         if self.random.chance(self.faults.open_fails) {
+            self.seen.open_failures += 1;
             return Err(self.random.pick(OPEN_ERRORS));
         }
         let link = self.add_link(Side::Backend, Vec::new());
@@ -129,14 +135,16 @@ impl Engine for Kernel {
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {
         self.submit();
         let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
-        if self.random.chance(self.faults.interrupted) {
-            let until = until.min(self.now + self.random.up_to(Duration::from_micros(100)));
-            self.pass(until);
+        let until = if self.random.chance(self.faults.interrupted) {
+            self.seen.interrupted += 1;
+            until.min(self.now + self.random.up_to(Duration::from_micros(100)))
         } else {
-            self.pass(until);
-        }
+            until
+        };
+        self.pass(until);
         // The worker is late: more has happened by the time it looks.
         let late = if self.random.chance(self.faults.jump) {
+            self.seen.late_turns += 1;
             self.random.up_to(Duration::from_secs(3))
         } else {
             self.random.up_to(Duration::from_micros(30))
@@ -210,6 +218,9 @@ impl Kernel {
             whole: partner.is_none_or(|partner| partner.inbound.arrived == link.outbound.taken),
             delivered: link.outbound.acknowledged == link.outbound.taken,
         };
+        if let Some(port) = link.port {
+            self.connections[usize::from(port)] -= 1;
+        }
         self.link_mut(id).descriptor = Descriptor::Closed(closing);
     }
 }

@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::errno::Errno;
 use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX};
 use crate::relay::{CloseReason, Rules, Side};
+use crate::time::Time;
 use crate::worker::session::Ended;
 
 /// How long after a reset has reached us a session may live on, beside the time for what is still owed.
@@ -139,7 +140,7 @@ impl<'a> Case<'a> {
         let active_at = self.client.told.active_at.max(backend.told.active_at);
         assert!(self.kernel.now.since(active_at) >= timeout, "the session is not idle");
         for link in [self.client, backend] {
-            let slept = link.told.reset_at.map_or(Duration::ZERO, |at| self.kernel.now.since(at));
+            let slept = unnoticed(link);
             assert!(slept < NOTICE_MAX, "the {}'s reset was not noticed for {slept:?}", link.side);
         }
     }
@@ -164,8 +165,8 @@ impl<'a> Case<'a> {
     fn judge_resets(&self) {
         let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
         for link in [Some(self.client), self.backend].into_iter().flatten() {
-            let late = link.told.reset_at.map_or(Duration::ZERO, |at| self.kernel.now.since(at));
-            assert!(late <= longest, "the {}'s reset ended the session {late:?} later", link.side);
+            let late = unnoticed(link);
+            assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
         }
     }
 
@@ -177,4 +178,10 @@ impl<'a> Case<'a> {
         assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
     }
+}
+
+/// How long our socket stayed open after its peer's reset.
+fn unnoticed(link: &Link) -> Duration {
+    let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
+    link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at))
 }
