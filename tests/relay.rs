@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, channel};
 use std::thread;
@@ -15,6 +16,7 @@ use common::net::{self, Reserved, black_hole};
 use common::pattern::{self, End};
 use common::ringlb::Config;
 use common::{DEADLINE, at_once, procfs, until};
+use ringlb::relay::Side;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -326,6 +328,35 @@ fn a_session_that_owes_bytes_is_reset_at_the_idle_timeout() {
     assert_eq!(ringlb.wait_for_ends(1), ["idle_timeout"]);
     assert_eq!(net::read_to_end(&mut stream).1, End::Reset);
     ringlb.stop();
+}
+
+/// `ss -K` ends a connection with ECONNABORTED, as an administrator may.
+#[test]
+fn a_connection_that_fails_in_another_way_is_a_reset_too() {
+    for side in [Side::Client, Side::Backend] {
+        let (heard, hears) = channel();
+        let backend = Backend::start(move |mut stream: TcpStream| {
+            stream.write_all(format!("{}\n", stream.peer_addr().expect("an address")).as_bytes()).expect("sent");
+            heard.send(net::read_to_end(&mut stream)).expect("the test listens");
+        });
+        let ringlb = Config::new(&[backend.address()]).start();
+        let mut stream = ringlb.connect();
+        let towards_backend = net::read_line(&mut stream);
+        let ends = match side {
+            Side::Client => [ringlb.address().to_string(), stream.local_addr().expect("an address").to_string()],
+            Side::Backend => [towards_backend, backend.address().to_string()],
+        };
+        let killed = Command::new("ss").args(["-K", "-tn", "src", &ends[0], "dst", &ends[1]]).output();
+        let listed = |output: &Output| String::from_utf8_lossy(&output.stdout).contains(&ends[1]);
+        if !killed.as_ref().is_ok_and(listed) {
+            common::skip("a connection that fails", &format!("`ss -K` cannot end one here: {killed:?}"));
+            return;
+        }
+        assert_eq!(net::read_to_end(&mut stream).1, End::Reset, "{side}");
+        assert_eq!(hears.recv_timeout(DEADLINE).expect("the backend is told").1, End::Reset, "{side}");
+        assert_eq!(ringlb.wait_for_ends(1), [format!("{side}_error")]);
+        ringlb.stop();
+    }
 }
 
 /// The page, the reasons of the code, and the tests: one truth.

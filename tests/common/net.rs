@@ -43,19 +43,24 @@ pub fn read_to_end(stream: &mut impl Read) -> (Vec<u8>, End) {
     }
 }
 
-/// Reads up to and with the next newline, which must come.
+/// The next line, which must come.
 pub fn read_line(stream: &mut impl Read) -> String {
+    read_to_end_of_line(stream).expect("a line, but the stream ended")
+}
+
+/// The next line, or none if the stream ends before it.
+pub fn read_to_end_of_line(stream: &mut impl Read) -> Option<String> {
     let mut line = Vec::new();
     let mut byte = [0];
     while line.last() != Some(&b'\n') {
         match stream.read(&mut byte) {
-            Ok(0) => panic!("the stream ended after {:?}", String::from_utf8_lossy(&line)),
+            Ok(0) => return None,
             Ok(_) => line.push(byte[0]),
             Err(error) => panic!("after {:?}: {error}", String::from_utf8_lossy(&line)),
         }
     }
     line.pop();
-    String::from_utf8(line).expect("text")
+    Some(String::from_utf8(line).expect("text"))
 }
 
 /// A port of 127.0.0.1 that is ours and refuses, until somebody listens on it.
