@@ -143,3 +143,30 @@ fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
         |text: &str| Config::parse("file", text, &Overrides::default()).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(parse(&text(false)).config, parse(&text(true)).config);
 }
+
+/// What people copy from the documents is a valid file without a warning.
+#[test]
+fn the_files_in_the_documents_are_valid() {
+    let mut blocks = 0;
+    for path in ["README.md", "docs/configuration.md"] {
+        let document = read(path);
+        for block in document.split("```toml\n").skip(1) {
+            let text = block.split("```").next().unwrap();
+            let checked = Config::parse(path, text, &Overrides::default()).unwrap_or_else(|faults| panic!("{faults}"));
+            assert!(checked.warnings.is_empty(), "{}", checked.warnings);
+            blocks += 1;
+        }
+    }
+    assert!(blocks >= 2, "{blocks} blocks");
+}
+
+/// The reference shows a fault in the words that a person sees.
+#[test]
+fn the_fault_in_the_reference_is_shown_in_these_words() {
+    let reference = read("docs/configuration.md");
+    let shown = reference.split("$ ringlb check --config web.toml\n").nth(1).unwrap().split("1 error").next().unwrap();
+    let text = "[[listener]]\nname = \"web\"\npool = \"wbe\"\nbind = \":80\"\n[[pool]]\nname = \"web\"\n\
+                [[pool.backend]]\naddress = \"127.0.0.1:1\"\n";
+    let faults = Config::parse("web.toml", text, &Overrides::default()).unwrap_err();
+    assert_eq!(faults.to_string(), shown);
+}

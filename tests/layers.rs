@@ -15,11 +15,13 @@ const ROWS: &[&[&str]] = &[
     &["worker"],
     &["config", "metrics"],
     &["balance", "relay", "engine"],
-    &["address", "errno", "time", "wire", "histogram", "limits", "slots"],
+    &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots"],
 ];
 
-/// Imports within one row that have a reason: the relations of limits are proven against the bits of a slot.
-const NEIGHBOURS: &[(&str, &str)] = &[("limits", "slots")];
+/// Imports within one row that have a reason: every maximum stands in `limits`, those of parsers and counts too, and its
+/// relations are proven against the bits of a slot.
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("wire", "limits"), ("http", "limits"), ("histogram", "limits"), ("limits", "slots")];
 
 /// Rooms that get time, randomness and bytes as arguments ...
 const PURE: &[&str] = &["balance", "relay", "wire"];
@@ -381,6 +383,7 @@ mod planted {
         ("src/config/file.rs", "fn f(x: crate::worker::W) {}", ":1: `config` imports `worker`, which is upwards"),
         ("src/config/mod.rs", "use crate::{limits::A, cli::{self, B}};", "`config` imports `cli`"),
         ("src/config/mod.rs", "use crate::{limits::{A, B}, metrics};", "`config` imports `metrics`, which is sideways"),
+        ("src/slots.rs", "use crate::limits::A;", "`slots` imports `limits`, which is sideways"),
         ("src/config/mod.rs", "use crate::*;", "`crate::*` is not a room"),
         ("src/config/mod.rs", "use crate as house;", "`crate` without a room"),
         ("src/config/mod.rs", "extern crate self as house;", "`extern crate`"),

@@ -27,6 +27,8 @@ pub struct Arguments {
 pub enum Command {
     /// Compare proxies: start each, run interleaved rounds, print medians, stop everything
     Compare(Box<Compare>),
+    /// Draw the plots of a comparison's JSON file
+    Plot(Plot),
     /// Start a program pinned; for this program's own use
     #[command(hide = true)]
     Launch(Launch),
@@ -34,6 +36,7 @@ pub enum Command {
 
 /// Options of `compare`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct Compare {
     /// Who takes part: direct, nginx, haproxy, ringlb, in this order in the tables
     #[arg(long, value_delimiter = ',', default_value = "ringlb,nginx,haproxy,direct")]
@@ -82,6 +85,19 @@ pub struct Compare {
     /// Write everything that was measured into this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// Options of `plot`.
+#[derive(Debug, Args)]
+pub struct Plot {
+    /// What `compare --json` wrote
+    pub report: PathBuf,
+    /// Where the files go; it must exist
+    #[arg(long, default_value = ".")]
+    pub out: PathBuf,
+    /// What their names begin with
+    #[arg(long, default_value = "")]
+    pub prefix: String,
 }
 
 /// Options of `launch`.
@@ -164,7 +180,7 @@ mod tests {
         let words = ["ringlb-bench", "compare"].iter().chain(words);
         match Arguments::try_parse_from(words).expect("the words are options of compare").command {
             Command::Compare(compare) => *compare,
-            Command::Launch(_) => panic!("compare was asked for"),
+            _ => panic!("compare was asked for"),
         }
     }
 
@@ -179,6 +195,12 @@ mod tests {
         assert_eq!((one.settings.proxy_cpus, one.settings.generator_cpu), (vec![2], 7));
         let two = compare(&["--workers", "2"]).comparison(&[2, 5, 7]).expect("two workers are valid");
         assert_eq!((two.settings.proxy_cpus, two.settings.generator_cpu), (vec![2, 5], 7));
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        // Scripts give defaults and append what the person wrote.
+        assert_eq!(compare(&["--rounds", "3", "--rounds", "7"]).rounds, 7);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Settings of the kernel that move the figures.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_congestion_control",
     "net/ipv4/tcp_tw_reuse",
     "net/ipv4/tcp_rmem",
     "net/ipv4/tcp_wmem",
@@ -16,7 +17,7 @@ const SETTINGS: [&str; 6] = [
 ];
 
 /// A description to stand beside the figures.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// The processor's name.
     pub cpu: String,
@@ -29,7 +30,7 @@ pub struct Machine {
     /// Name and version of the kernel.
     pub kernel: String,
     /// Settings of the kernel that move the figures, as it shows them.
-    pub settings: BTreeMap<&'static str, String>,
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Machine {
@@ -39,7 +40,7 @@ impl Machine {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let setting = |name: &'static str| {
             let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
-            Some((name, value.split_whitespace().collect::<Vec<_>>().join(" ")))
+            Some((name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
         };
         Machine {
             cpu: after(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),

@@ -10,12 +10,14 @@ mod interrupt;
 mod load;
 mod machine;
 mod peers;
+mod plot;
 mod procfs;
 mod report;
 mod scenario;
 mod stats;
 mod table;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,7 +25,7 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-use args::{Arguments, Command, Compare};
+use args::{Arguments, Command, Compare, Plot};
 use report::Report;
 
 /// Exit code for a command line that cannot be followed.
@@ -32,6 +34,7 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Compare(options) => compare(&options),
+        Command::Plot(options) => plot(&options),
         Command::Launch(launch) => {
             let error = peers::launch(launch.parent, &launch.cpus, &launch.command);
             eprintln!("cannot start {:?}: {error}", launch.command[0]);
@@ -58,25 +61,46 @@ fn compare(options: &Compare) -> ExitCode {
         eprintln!("cannot run on CPU {cpu}: {error}; choose another one with --cpu");
         return ExitCode::FAILURE;
     }
-    let report = match comparison.run() {
+    let mut out = std::io::stdout();
+    let report = match comparison.run(&mut out) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    println!("{}", report.machine.line());
-    for peer in &report.peers {
-        println!("{}: {}", peer.name, peer.version);
-    }
     if let Some(file) = &options.json
         && let Err(error) = write_json(&report, file)
     {
         eprintln!("cannot write {}: {error}", file.display());
         return ExitCode::FAILURE;
     }
+    if let Err(error) = write!(out, "{}", report.origin()) {
+        eprintln!("cannot write to standard output: {error}");
+        return ExitCode::FAILURE;
+    }
     let failed = report.scenarios.iter().flat_map(|scenario| &scenario.peers).any(|peer| peer.error.is_some());
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn plot(options: &Plot) -> ExitCode {
+    let read = std::fs::read(&options.report).map_err(|error| error.to_string());
+    let report: Result<Report, String> =
+        read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+    let drawn = match report {
+        Ok(report) => plot::draw(&report, &options.out, &options.prefix).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("cannot read {}: {error}", options.report.display())),
+    };
+    match drawn {
+        Ok(files) => {
+            files.iter().for_each(|file| println!("{file}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn write_json(report: &Report, file: &Path) -> std::io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::figures::Figure;
 use crate::machine::Machine;
@@ -10,7 +10,7 @@ use crate::stats::{Spread, paired_ratio};
 use crate::table::{self, Table};
 
 /// Everything that was measured, and on what.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Where.
     pub machine: Machine,
@@ -23,7 +23,7 @@ pub struct Report {
 }
 
 /// How it was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// Rounds, interleaved over the peers.
     pub rounds: usize,
@@ -46,7 +46,7 @@ pub struct Settings {
 }
 
 /// A peer and its version.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct PeerVersion {
     /// Its name in the tables.
     pub name: String,
@@ -55,7 +55,7 @@ pub struct PeerVersion {
 }
 
 /// All peers in one scenario.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ScenarioReport {
     /// As on the command line.
     pub scenario: String,
@@ -64,7 +64,7 @@ pub struct ScenarioReport {
 }
 
 /// One peer in one scenario.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct PeerReport {
     /// Its name.
     pub name: String,
@@ -77,13 +77,21 @@ pub struct PeerReport {
 }
 
 /// One figure over all rounds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Measured {
     /// Middle and ends.
     #[serde(flatten)]
     pub spread: Spread,
     /// Each round's.
     pub rounds: Vec<f64>,
+}
+
+impl Report {
+    /// Lines that say what the figures were measured on.
+    pub fn origin(&self) -> String {
+        let peers = self.peers.iter().map(|peer| format!("{}: {}\n", peer.name, peer.version));
+        format!("{}\n{}", self.machine.line(), peers.collect::<String>())
+    }
 }
 
 impl PeerReport {

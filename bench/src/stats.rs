@@ -1,9 +1,9 @@
 //! Medians and spreads of a handful of rounds.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle and the ends of some rounds' figures.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one; of an even number the mean of the middle two.
     pub median: f64,

@@ -160,6 +160,29 @@ mod tests {
     }
 
     #[test]
+    fn options_alone_run_without_a_file() {
+        let args = ["ringlb", "run", "--listen", ":80", "--listen", "unix:/x", "--backend", "127.0.0.1:1,weight=2"];
+        let more = ["--backend", "127.0.0.1:2", "--policy", "round_robin", "--workers", "3", "--metrics", ":9090"];
+        let Ok(Command::Run(checked)) = parse(args.into_iter().chain(more)) else { panic!("these are right") };
+        let (config, pool) = (&checked.config, &checked.config.pools()[0]);
+        assert_eq!(config.listeners()[0].bind.len(), 2);
+        let weights: Vec<u32> = pool.backends.iter().map(|backend| backend.weight.as_u32()).collect();
+        assert_eq!((weights.as_slice(), pool.settings.policy), (&[2, 1][..], Policy::RoundRobin));
+        assert_eq!(config.workers(), value::workers_text("3").unwrap());
+        assert_eq!(config.metrics(), Some(&Bind::AllAddresses(9090)));
+    }
+
+    #[test]
+    fn a_demo_listens_where_it_is_told_or_on_8080() {
+        for (args, expected) in
+            [(&["ringlb", "demo"][..], "127.0.0.1:8080"), (&["ringlb", "demo", "--listen", ":1"], ":1")]
+        {
+            let Ok(Command::Demo { listen, workers: None }) = parse(args) else { panic!("{args:?}") };
+            assert_eq!(listen.to_string(), expected);
+        }
+    }
+
+    #[test]
     fn what_comes_later_is_not_served_now() {
         let command = Args::command();
         for later in LATER {

@@ -40,7 +40,12 @@ fn general(
 ) -> Option<General> {
     let mut reader = Reader { section, faults };
     let workers = reader.read("workers", value::workers);
-    let max_connections = reader.read("max_connections", |value| value::number(value, 1..=CONNECTIONS_MAX));
+    let max_connections = reader.read("max_connections", |value| {
+        value::number(value, 1..=CONNECTIONS_MAX).map_err(|problem| {
+            let help = format!("{}, or leave the key out to have it computed", problem.help);
+            Problem { help, ..problem }
+        })
+    });
     let shutdown_delay = reader.duration("shutdown_delay", Duration::ZERO);
     let shutdown_timeout = reader.duration("shutdown_timeout", Duration::ZERO);
     let log = reader.text("log", value::log);
@@ -110,11 +115,11 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
     relations.pools.push(PoolParts { name: name.clone(), header, is_empty: backends.is_empty(), backends: parts });
     Some(Pool {
         settings: PoolSettings {
-            name: name?.value,
             policy: policy?,
             connect_timeout: connect_timeout?,
             connect_attempts: connect_attempts?,
             keepalive: keepalive?,
+            ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
         backends: backends.into_iter().collect::<Option<_>>()?,
@@ -133,7 +138,7 @@ fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Ve
         name = reader.default_name(address);
     }
     parts.push(BackendParts { name: name.clone(), address: address.clone() });
-    Some(BackendSettings { name: name?.value, address: address?.value, weight: weight? })
+    Some(BackendSettings { weight: weight?, ..BackendSettings::new(name?.value, address?.value) })
 }
 
 /// Reads the keys of one section, and notes what is wrong with them.

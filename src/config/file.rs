@@ -179,5 +179,6 @@ fn not_toml(message: &str) -> Problem {
         _ => ("this is not TOML, so nothing behind it can be relied on", "see https://toml.io for the notation"),
     };
     let what = message.split(", expected nothing").next().unwrap_or(message);
+    let what = if what.starts_with(UNQUOTED) { "this value is text without quotes" } else { what };
     Problem::new(what, why, help)
 }

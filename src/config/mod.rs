@@ -319,3 +319,6 @@ fn read_help(error: &io::Error) -> &'static str {
         _ => "check the file and its disk, or name another with --config FILE",
     }
 }
+
+#[cfg(test)]
+mod tests;

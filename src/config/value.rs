@@ -15,7 +15,10 @@ use crate::limits::{
     WEIGHT_MAX, WORKERS_MAX,
 };
 
-/// Policies that are known and not yet served.
+/// The policies that are served ...
+const POLICIES: &[Policy] = &[Policy::LeastConnections, Policy::RoundRobin];
+
+/// ... and those that are known and not yet served.
 const POLICIES_LATER: &[&str] = &["random_two", "source_hash", "first"];
 
 /// The text of a string.
@@ -66,7 +69,10 @@ pub fn duration_or_off(value: &DeValue<'_>, range: RangeInclusive<Duration>) -> 
     let zero = Duration::ZERO..=*range.end();
     match duration(value, zero)? {
         Duration::ZERO => Ok(None),
-        _ => duration(value, range).map(Some),
+        _ => duration(value, range).map(Some).map_err(|problem| {
+            let help = format!("{}, or \"0s\" to switch it off", problem.help);
+            Problem { help, ..problem }
+        }),
     }
 }
 
@@ -123,7 +129,10 @@ pub fn limit(value: &DeValue<'_>, most: u32) -> Result<Option<NonZeroU32>, Probl
 pub fn workers(value: &DeValue<'_>) -> Result<Workers, Problem> {
     match value {
         DeValue::String(text) => workers_text(text),
-        DeValue::Integer(integer) => workers_text(integer.as_str()),
+        DeValue::Integer(integer) => {
+            let count = as_i64(integer).map_or_else(|| integer.to_string(), |count| count.to_string());
+            workers_text(&count)
+        }
         _ => Err(not_workers(&shown(value))),
     }
 }
@@ -168,10 +177,10 @@ pub fn backend_name(text: &str) -> Result<String, Problem> {
 /// # Errors
 /// Unknown, or not yet served.
 pub fn policy(text: &str) -> Result<Policy, Problem> {
-    if let Some(policy) = Policy::ALL.iter().find(|policy| policy.name() == text) {
+    if let Some(policy) = POLICIES.iter().find(|policy| policy.name() == text) {
         return Ok(*policy);
     }
-    let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+    let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name()).collect();
     let help = one_of(text, &names);
     if POLICIES_LATER.contains(&text) {
         return Err(Problem::not_yet(format!("the policy {}", quoted(text)), help));

@@ -40,3 +40,29 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     }
     Ok(maximum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_thread_has_one_cpu() {
+        let all = cpus().unwrap();
+        let last = *all.last().unwrap();
+        let pinned = std::thread::spawn(move || {
+            pin_current_thread(last).unwrap();
+            cpus().unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), [last]);
+        assert_eq!(cpus().unwrap(), all, "the other threads are left alone");
+        assert_eq!(pin_current_thread(1 << 20), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn the_descriptor_limit_ends_at_the_hard_one() {
+        let raised = raise_descriptor_limit().unwrap();
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(limit.current.unwrap_or(u64::MAX), raised);
+    }
+}

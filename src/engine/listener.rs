@@ -225,3 +225,115 @@ fn remove_stale(path: &Path, address: &Address, name: &SocketAddrUnix) -> Result
         Err(errno) => Err(fail(errno.into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn options(workers: usize) -> ListenOptions {
+        ListenOptions { workers, backlog: 64, keepalive: Some(Duration::from_secs(60)) }
+    }
+
+    fn inet(text: &str) -> Address {
+        Address::Inet(text.parse().unwrap())
+    }
+
+    #[test]
+    fn workers_share_a_port_that_was_free() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = Listener::bind(&inet(any), &options(3)).unwrap();
+            let address = listener.address().inet().unwrap();
+            assert!(address.port() != 0);
+            assert_eq!(listener.sockets().len(), 3);
+            for socket in listener.sockets() {
+                assert_eq!(socket::local_address(socket), Some(address));
+                assert_eq!(sockopt::tcp_keepidle(socket), Ok(Duration::from_secs(60)));
+                assert_eq!(sockopt::socket_keepalive(socket), Ok(true));
+            }
+            // The kernel spreads clients over all of them, the first, which joined late, included.
+            let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let shares: Vec<_> = listener.sockets().iter().map(|socket| accept_rest(socket).count()).collect();
+            assert_eq!(shares.iter().sum::<usize>(), clients.len());
+            assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_balancer_is_refused() {
+        let listener = Listener::bind(&inet("127.0.0.1:0"), &options(2)).unwrap();
+        let address = listener.address().clone();
+        let port = address.inet().unwrap().port();
+        for taken in [address.clone(), inet(&format!("0.0.0.0:{port}"))] {
+            let refused = Listener::bind(&taken, &options(2)).unwrap_err();
+            assert_eq!(refused, ListenError::Taken(taken.clone()));
+            assert!(refused.to_string().contains(&taken.to_string()), "{refused}");
+        }
+        // On IPv6 the same port is another one.
+        let other = Listener::bind(&inet(&format!("[::]:{port}")), &options(1)).unwrap();
+        drop((listener, other));
+        Listener::bind(&address, &options(2)).unwrap();
+    }
+
+    #[test]
+    fn connections_of_an_earlier_life_do_not_hold_the_port() {
+        let listener = Listener::bind(&inet("127.0.0.1:0"), &options(1)).unwrap();
+        let address = listener.address().clone();
+        let mut gone = TcpStream::connect(address.inet().unwrap()).unwrap();
+        let kept = TcpStream::connect(address.inet().unwrap()).unwrap();
+        let accepted: Vec<_> = accept_rest(&listener.sockets()[0]).collect();
+        let peers: Vec<_> = accepted.iter().map(|socket| socket::peer_address(socket)).collect();
+        assert_eq!(peers, [gone.local_addr().ok(), kept.local_addr().ok()]);
+        let mut accepted = accepted.into_iter();
+        // Closed from our end first: this one is in TIME_WAIT, the other one lives.
+        drop(accepted.next());
+        assert_eq!(gone.read(&mut [0]).unwrap(), 0);
+        drop((gone, listener));
+        Listener::bind(&address, &options(1)).unwrap();
+    }
+
+    #[test]
+    fn says_why_not() {
+        let far = Listener::bind(&inet("192.0.2.1:0"), &options(1)).unwrap_err();
+        assert!(matches!(far, ListenError::NoSuchAddress { errno: Errno::EADDRNOTAVAIL, .. }), "{far}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = Address::Unix(folder.path().join("file"));
+        std::fs::write(folder.path().join("file"), "precious").unwrap();
+        assert_eq!(Listener::bind(&file, &options(1)).unwrap_err(), ListenError::NotASocket(file));
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"precious");
+        let nowhere = Address::Unix(folder.path().join("no/such/folder"));
+        let error = Listener::bind(&nowhere, &options(1)).unwrap_err();
+        assert!(matches!(error, ListenError::Other { errno: Errno::ENOENT, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_unix_socket_is_replaced_only_when_nobody_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let address = Address::Unix(path.clone());
+        let alive = UnixListener::bind(&path).unwrap();
+        assert_eq!(Listener::bind(&address, &options(2)).unwrap_err(), ListenError::Taken(address.clone()));
+        drop(alive);
+        let listener = Listener::bind(&address, &options(2)).unwrap();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"x").unwrap();
+        assert_eq!(accept_rest(&listener.sockets()[1]).count(), 1, "one queue for all workers");
+        assert_eq!(accept_rest(&listener.sockets()[0]).count(), 0);
+        listener.remove_file();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_replaced_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&Address::Unix(path.clone()), &options(1)).unwrap();
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        listener.remove_file();
+        assert!(path.exists());
+    }
+}

@@ -16,6 +16,7 @@ use crate::errno::Errno;
 use crate::limits::{BUFFER_BYTES, BUFFERS_MAX, BULK_BUFFER_BYTES, BULK_BUFFERS_MAX, GATHER_MAX, SUBMISSION_ENTRIES};
 use crate::slots::Key;
 
+mod hostile;
 mod io;
 mod life;
 
