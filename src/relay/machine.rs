@@ -348,7 +348,8 @@ impl Relay {
         let failure = match self.judge(errno) {
             Verdict::Abandoned => return self.finish(true),
             Verdict::TimedOut => CloseReason::ConnectTimeout,
-            Verdict::Failed(errno) if retry || counted => CloseReason::ConnectFailed(errno),
+            // What is the fault of a backend may go better with another one.
+            Verdict::Failed(errno) if retry => CloseReason::ConnectFailed(errno),
             Verdict::Failed(errno) => CloseReason::Internal(errno),
         };
         if counted {
