@@ -54,9 +54,8 @@ fn held(ringlb: &Ringlb) -> TcpStream {
 #[test]
 fn sigterm_under_traffic_refuses_and_loses_nobody() {
     let backend = Backend::answering("a");
-    let mut ringlb = Config::new(&[backend.address()])
-        .process("shutdown_delay = \"1s\"\nmetrics = \"127.0.0.1:0\"")
-        .start();
+    let mut ringlb =
+        Config::new(&[backend.address()]).process("shutdown_delay = \"1s\"\nmetrics = \"127.0.0.1:0\"").start();
     let (address, metrics) = (ringlb.address(), ringlb.metrics_address());
     let (served, told) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {

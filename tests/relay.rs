@@ -290,9 +290,7 @@ fn a_connect_that_takes_too_long_everywhere_ends_the_client_in_order() {
 #[test]
 fn where_nobody_serves_the_client_is_ended_in_order() {
     let refusing = Reserved::new();
-    for (config, reason) in
-        [(Config::new(&[]), "no_backend"), (Config::new(&[refusing.address()]), "connect_failed")]
-    {
+    for (config, reason) in [(Config::new(&[]), "no_backend"), (Config::new(&[refusing.address()]), "connect_failed")] {
         let ringlb = config.start();
         let mut stream = ringlb.connect();
         // Unread bytes must not turn the polite end into a reset.

@@ -90,7 +90,8 @@ fn http_by_nginx() {
 
     if has_program("curl") {
         let url = format!("http://{}/body", ringlb.address());
-        let output = Command::new("curl").args(["-sS", "--fail", "--max-time", "30", &url, &url]).output().expect("curl runs");
+        let output =
+            Command::new("curl").args(["-sS", "--fail", "--max-time", "30", &url, &url]).output().expect("curl runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.stdout.len() as u64, 2 * BODY, "two requests on one connection");
     } else {
@@ -121,7 +122,16 @@ fn redis() {
     let server = Server::start(|address| {
         let mut command = Command::new("redis-server");
         command.current_dir(directory.path());
-        command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", "", "--appendonly", "no"]);
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &address.port().to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
         command
     });
     let ringlb = Config::new(&[server.address]).start();

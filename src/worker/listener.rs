@@ -115,7 +115,11 @@ impl<S> Acceptor<S> {
                 }
                 if let Some(socket) = &self.socket {
                     let many = !self.admission.is_tight();
-                    if many { engine.accept(self.owner, socket) } else { engine.accept_one(self.owner, socket) }
+                    if many {
+                        engine.accept(self.owner, socket)
+                    } else {
+                        engine.accept_one(self.owner, socket)
+                    }
                     self.state = State::Armed { many };
                 }
             }

@@ -1,12 +1,20 @@
 //! What the kernel tells of a process and of a connection.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// What a process has open.
+/// How many descriptors a process has open.
 pub fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
+    descriptor_numbers(pid).len()
+}
+
+/// Their numbers.
+pub fn descriptor_numbers(pid: u32) -> BTreeSet<u64> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
+    open.map(|entry| entry.expect("a descriptor").file_name().to_str().expect("text").parse().expect("a number"))
+        .collect()
 }
 
 /// Anonymous memory in use, in bytes.
@@ -29,7 +37,10 @@ pub fn cpu_time(pid: u32) -> Duration {
 /// The names of the threads.
 pub fn threads(pid: u32) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
-    tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok()).map(|name| name.trim().into()).collect()
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .map(|name| name.trim().into())
+        .collect()
 }
 
 /// Bytes that the peer of this IPv4 connection has not acknowledged.

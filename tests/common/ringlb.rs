@@ -304,6 +304,7 @@ pub fn run_file(directory: &Path, text: &str) -> (Option<i32>, String) {
 fn raise_own_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum {
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("up to the hard limit");
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+            .expect("up to the hard limit");
     }
 }
