@@ -49,8 +49,8 @@ pub(super) struct End {
     pub(super) rx: Rx,
     pub(super) tx: Tx,
     pub(super) watch: Watch,
-    /// Large pieces one by one; counts the small ones seen in a row.
-    pub(super) bulk: Option<u8>,
+    /// What it is received in.
+    pub(super) pieces: Pieces,
     /// Something was sent since the last look at the connection.
     pub(super) sent: bool,
     /// Bytes received from the other side and not yet taken by the kernel for this one.
@@ -99,6 +99,21 @@ pub(super) enum Watch {
     Cancelling,
 }
 
+/// How a side is received from. Bulk shows itself by full buffers, and its end by pieces that need no large one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// Small ones, until further notice; so many in a row were full.
+    Small { full: u8 },
+    /// Large ones, each asked for by itself; so many in a row would have fit a small buffer.
+    Large { small: u8 },
+}
+
+impl Pieces {
+    pub(super) const fn are_large(self) -> bool {
+        matches!(self, Pieces::Large { .. })
+    }
+}
+
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
 #[derive(Copy, Clone, Debug)]
 #[repr(u32)]
@@ -124,7 +139,16 @@ pub(super) enum Todo {
 
 impl End {
     const fn new(socket: Socket) -> End {
-        End { socket, rx: Rx::Off, tx: Tx::Idle, watch: Watch::Off, bulk: None, sent: false, queued: 0, mute: None }
+        End {
+            socket,
+            rx: Rx::Off,
+            tx: Tx::Idle,
+            watch: Watch::Off,
+            pieces: Pieces::Small { full: 0 },
+            sent: false,
+            queued: 0,
+            mute: None,
+        }
     }
 
     pub(super) const fn receives(&self) -> bool {
@@ -214,8 +238,8 @@ impl Relay {
             4..6 => Action::Spill(side),
             6..8 => Action::Send(side),
             8..10 => Action::CancelSend(side),
-            10..12 => Action::Receive { side, bulk: self.end(side).bulk.is_some() },
-            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).bulk.is_some() },
+            10..12 => Action::Receive { side, bulk: self.end(side).pieces.are_large() },
+            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).pieces.are_large() },
             14..16 => Action::CancelReceive(side),
             16..18 => Action::Watch(side),
             18..20 => Action::CancelWatch(side),
@@ -275,9 +299,9 @@ impl Relay {
         }
         let other = side.other();
         self.end_mut(other).queued += bytes;
+        let bulk = self.note_piece(side, bytes);
         if !more {
             self.end_mut(side).rx = Rx::Off;
-            self.note_piece(side, bytes);
             self.advance(now, rules);
             if self.end(side).rx == Rx::Off {
                 // Too much waits to receive again, for who knows how long.
@@ -287,7 +311,7 @@ impl Relay {
             return;
         }
         self.push(other);
-        if self.end(other).queued >= WATERMARK_HIGH_BYTES {
+        if bulk || self.end(other).queued >= WATERMARK_HIGH_BYTES {
             self.advance(now, rules);
         }
     }

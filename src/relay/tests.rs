@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Side::{Backend, Client};
 use super::*;
-use crate::limits::{RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES};
+use crate::limits::{
+    BUFFER_BYTES, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+};
 use crate::time::Time;
 
 struct Session {
@@ -195,6 +197,32 @@ fn the_high_mark_stops_receiving_and_the_low_mark_resumes_it_as_bulk() {
     let left = WATERMARK_LOW_BYTES;
     let resumed = s.sent(Backend, WATERMARK_HIGH_BYTES + 4096 - left);
     assert_eq!(resumed, [Action::Send(Backend), Action::Receive { side: Client, bulk: true }]);
+}
+
+#[test]
+fn full_pieces_in_a_row_are_bulk_and_small_ones_end_it() {
+    let mut s = Session::relaying();
+    for _ in 0..7 {
+        s.received(Client, BUFFER_BYTES);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    // One that is not full begins the count anew.
+    s.received(Client, BUFFER_BYTES - 1);
+    s.sent(Backend, BUFFER_BYTES - 1);
+    for _ in 0..7 {
+        assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend)]);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend), Action::CancelReceive(Client)]);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    s.sent(Backend, BUFFER_BYTES);
+    for n in 1..=8 {
+        let piece = s.input(Input::Received { side: Client, bytes: 10, more: false });
+        let next = if n < 8 { large } else { receive(Client) };
+        assert_eq!(piece, [Action::Send(Backend), next]);
+        s.sent(Backend, 10);
+    }
 }
 
 #[test]
