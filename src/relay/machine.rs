@@ -27,11 +27,25 @@ pub struct Relay {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Choosing,
-    Connecting { until: Time },
+    Connecting {
+        until: Time,
+    },
     ConnectCancelling(Cancelled),
-    Relaying { look_at: Time, watch_at: Time },
-    Resetting { broken: Side, until: Time, poll_at: Time, step: Duration },
-    Refusing { until: Time, discarded: u64 },
+    Relaying {
+        look_at: Time,
+        watch_at: Time,
+    },
+    /// `poll_at`: when to ask again what is unacknowledged; `None`: as soon as all is sent.
+    Resetting {
+        broken: Side,
+        until: Time,
+        poll_at: Option<Time>,
+        step: Duration,
+    },
+    Refusing {
+        until: Time,
+        discarded: u64,
+    },
     Ending,
 }
 
@@ -438,7 +452,7 @@ impl Relay {
     fn handle_unsent(&mut self, side: Side, bytes: usize, now: Time) {
         let Phase::Resetting { broken, poll_at, step, .. } = &mut self.phase else { return };
         if bytes > 0 {
-            *poll_at = now + *step;
+            *poll_at = Some(now + *step);
             *step = (*step * 2).min(UNSENT_POLL_MAX);
             return;
         }

@@ -238,6 +238,16 @@ fn a_reset_is_passed_on_once_what_came_before_it_is_acknowledged() {
     assert_eq!(s.input(Input::Unsent(Client, 0)), [Action::Reset(Client), finished]);
 }
 
+/// Otherwise the worker would not sleep until the slow side has taken what is owed to it.
+#[test]
+fn what_is_owed_before_a_reset_is_waited_for_without_a_deadline_in_the_past() {
+    let mut s = Session::relaying();
+    s.received(Backend, 100);
+    s.reset(Backend);
+    s.after(UNSENT_POLL_MIN);
+    assert!(s.relay.next > s.now);
+}
+
 #[test]
 fn a_peer_that_does_not_read_is_reset_when_time_is_up() {
     let mut s = Session::relaying();
