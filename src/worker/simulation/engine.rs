@@ -61,8 +61,9 @@ impl Engine for Kernel {
 
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         let Some(id) = self.audit.find(owner) else { return };
-        if let Some(op) = self.link_mut(id).running(kind) {
-            op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        let Some(op) = self.link_mut(id).op_mut(kind) else { return };
+        op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        if !op.over {
             let serial = op.serial;
             self.asked.push(Asked::Cancel(id, kind, serial));
         }

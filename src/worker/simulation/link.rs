@@ -73,7 +73,7 @@ pub(super) struct Closing {
     pub(super) unread: bool,
     /// All that the partner's kernel had received was ours to send, and our kernel had taken it.
     pub(super) whole: bool,
-    /// The peer had acknowledged all of that.
+    /// The peer had acknowledged all that our kernel had taken.
     pub(super) delivered: bool,
 }
 
