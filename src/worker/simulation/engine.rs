@@ -117,7 +117,8 @@ impl Engine for Kernel {
         }
         Inspection {
             closed: link.is_closed(),
-            unanswered: link.unsent() > 0 && (!alive || coin),
+            // Of a living peer's closed window only a probe can be unanswered for a moment.
+            unanswered: link.unsent() > 0 && (!alive || link.in_flight() || coin),
             heard: link.heard,
             rtt_us: link.path.latency.as_micros() as u32,
         }

@@ -274,6 +274,12 @@ impl Link {
         self.outbound.taken - self.outbound.acknowledged + u64::from(fin)
     }
 
+    /// Something of ours is on its way to the peer, or its acknowledgement on its way back.
+    pub(super) fn in_flight(&self) -> bool {
+        let waiting = self.outbound.taken > self.outbound.arrived;
+        self.outbound.arrived > self.outbound.acknowledged || (waiting && self.room_out() > 0)
+    }
+
     pub(super) fn seen(&self) -> Seen {
         let end = self.inbound.fin_arrived || self.gone.is_some();
         Seen { end, error: self.error.is_some(), over: self.gone.is_some() || (end && self.outbound.shut.is_some()) }
