@@ -373,8 +373,9 @@ impl Relay {
             _ => {
                 // A connect that succeeded although its deadline had fired is as good as any.
                 let period = rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout / 2);
-                let eof = self.end(Side::Client).rx == Rx::Eof;
-                let watch_at = if eof { now + WATCH_AFTER } else { Time::NEVER };
+                // The client's receive may have ended meanwhile: at its end of stream, at the high mark, for want of a buffer.
+                let receives = self.end(Side::Client).receives();
+                let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
                 self.phase = Phase::Relaying { look_at: now + period, watch_at };
                 self.arm(Side::Backend);
             }

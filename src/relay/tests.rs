@@ -292,6 +292,17 @@ fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
 }
 
 #[test]
+fn a_client_whose_receive_ended_while_connecting_is_watched() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    s.received(Client, WATERMARK_LOW_BYTES + 1);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Starved));
+    s.input(Input::BuffersFree(Client));
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
 fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
     let mut s = Session::relaying();
     assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
