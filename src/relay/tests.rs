@@ -347,7 +347,7 @@ fn a_peer_that_leaves_bytes_unanswered_and_says_nothing_is_dead() {
     let mut s = Session::relaying();
     s.received(Client, 10);
     s.sent(Backend, 10);
-    let mute = |heard| Input::Inspected { side: Backend, unanswered: true, heard };
+    let mute = |heard| Input::Inspected { side: Backend, outstanding: true, unanswered: true, heard };
     assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
     assert_eq!(s.input(mute(7)), []);
     assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
@@ -357,6 +357,20 @@ fn a_peer_that_leaves_bytes_unanswered_and_says_nothing_is_dead() {
     assert_eq!(s.input(mute(8)), []);
     assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
     assert_eq!(s.input(mute(8)), [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+}
+
+/// Its probes are answered at this look, and perhaps not at the next.
+#[test]
+fn a_peer_with_a_closed_window_is_looked_at_again() {
+    let mut s = Session::relaying();
+    s.received(Client, 10);
+    s.sent(Backend, 10);
+    let look = |outstanding| Input::Inspected { side: Backend, outstanding, unanswered: false, heard: 7 };
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    s.input(look(true));
+    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    s.input(look(false));
+    assert_eq!(s.after(Duration::from_secs(15)), []);
 }
 
 #[test]
