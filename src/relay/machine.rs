@@ -232,7 +232,11 @@ impl Relay {
             Input::HungUp { side, reset, more } => self.handle_hung_up(side, reset, more, now),
             Input::WatchEnded(side) => self.handle_watch_ended(side, now),
             Input::Unsent(side, bytes) => self.handle_unsent(side, bytes, now),
-            Input::Inspected { side, unanswered, heard } => self.handle_inspected(side, unanswered, heard, now, rules),
+            Input::Inspected { side, outstanding, unanswered, heard } => {
+                // A peer that keeps its window closed answers probes for now; it is looked at as long as it does.
+                self.end_mut(side).sent = outstanding || unanswered;
+                self.handle_mute(side, unanswered.then_some(heard), now, rules);
+            }
             Input::Reclaim(side) => self.handle_reclaim(side),
             Input::Kill(kill) => self.handle_kill(kill),
             Input::Tick => self.handle_tick(now, rules),
@@ -473,14 +477,14 @@ impl Relay {
         self.finish(true);
     }
 
-    fn handle_inspected(&mut self, side: Side, unanswered: bool, heard: u32, now: Time, rules: &Rules) {
+    /// Something is unanswered, while so much has been heard (or nothing is): since when the same?
+    fn handle_mute(&mut self, side: Side, heard: Option<u32>, now: Time, rules: &Rules) {
         let Some(timeout) = rules.dead_peer_timeout else { return };
         let end = self.end_mut(side);
-        end.sent = unanswered;
-        end.mute = match end.mute {
-            _ if !unanswered => None,
-            Some((before, since)) if before == heard => Some((heard, since)),
-            _ => Some((heard, now)),
+        end.mute = match (heard, end.mute) {
+            (None, _) => None,
+            (Some(heard), Some((before, since))) if before == heard => Some((heard, since)),
+            (Some(heard), _) => Some((heard, now)),
         };
         if end.mute.is_some_and(|(_, since)| now.since(since) >= timeout) && end.is_open() {
             self.blame(CloseReason::DeadPeer(side));

@@ -152,7 +152,9 @@ pub enum Input {
     Inspected {
         /// Whose connection.
         side: Side,
-        /// Whether something of ours is unanswered.
+        /// Whether bytes of ours are not acknowledged, those behind a closed window included.
+        outstanding: bool,
+        /// Whether something of ours, a probe of a closed window too, is unanswered at this moment.
         unanswered: bool,
         /// A number that changes whenever the peer is heard.
         heard: u32,
