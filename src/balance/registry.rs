@@ -1,83 +1,112 @@
 //! The control thread's book of a pool: which name has which slot, and what is still in use.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
+use super::backend::{Backend, Record};
 use super::cells::{CHUNK, Chunk, Slot};
-use super::pool::Changes;
-use super::set::{Backend, BackendSet, Record};
-use super::settings::{BackendSettings, PoolSettings};
+use super::health::Health;
+use super::passive::Afresh;
+use super::pool::{Changes, Pool};
+use super::set::BackendSet;
+use super::settings::{BackendSettings, PoolSettings, State};
 use super::tried::BackendId;
 use super::turn;
+use crate::time::Time;
 
 /// Everything about a pool that only its control thread needs.
-#[derive(Default)]
 pub(super) struct Registry {
+    pool: Weak<Pool>,
     /// Every name that has a slot: those of the current set, and those removed that are still in use.
     entries: HashMap<String, Entry>,
-    /// The current set in its order.
-    backends: Vec<Arc<Backend>>,
     chunks: Vec<Arc<Chunk>>,
     free: Vec<Slot>,
     ids: u32,
-    revision: u64,
     retired: Vec<Arc<BackendSet>>,
 }
 
 struct Entry {
-    record: Arc<Record>,
-    /// As it stands in the current set; `None` where it was removed and only waits for its last session and the last
-    /// snapshot that knows it.
-    backend: Option<Arc<Backend>>,
+    /// As it is in the current set, or was in the last one that it was in.
+    backend: Arc<Backend>,
+    /// In the current set. Otherwise it only waits for its last session and the last snapshot that knows it.
+    present: bool,
+    health: Health,
+}
+
+/// A snapshot that is ready to be published.
+pub(super) struct Built {
+    pub(super) set: Arc<BackendSet>,
+    pub(super) notes: Notes,
+}
+
+/// What a snapshot changes.
+#[derive(Default)]
+pub(super) struct Notes {
+    pub(super) changes: Changes,
+    pub(super) afresh: Afresh,
+    newcomers: Vec<Arc<Backend>>,
 }
 
 impl Registry {
-    /// Builds the snapshot of a new set, and says what it changes.
+    pub(super) fn new(pool: Weak<Pool>) -> Registry {
+        Registry { pool, entries: HashMap::new(), chunks: Vec::new(), free: Vec::new(), ids: 0, retired: Vec::new() }
+    }
+
+    /// Builds the snapshot that follows `old`, and says what it changes.
     pub(super) fn build(
         &mut self,
+        old: &BackendSet,
         settings: PoolSettings,
         wanted: Vec<BackendSettings>,
-        floor: &AtomicU64,
-    ) -> (BackendSet, Changes) {
-        let mut changes = Changes::default();
-        let old = std::mem::take(&mut self.backends);
-        for entry in self.entries.values_mut() {
-            entry.backend = None;
-        }
-        let mut before: HashMap<&str, &Arc<Backend>> = old.iter().map(|backend| (backend.name(), backend)).collect();
-        let mut newcomers = Vec::new();
+        now: Time,
+    ) -> Built {
+        let mut notes = Notes::default();
+        let mut before: HashMap<&str, &Arc<Backend>> =
+            old.backends().iter().map(|backend| (backend.name(), backend)).collect();
+        let mut backends = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let name = wanted.name.clone();
-            let backend = match before.remove(name.as_str()) {
-                Some(same) if *same.settings() == wanted => {
-                    changes.kept.push(name.clone());
-                    same.clone()
-                }
-                Some(other) => {
-                    changes.changed.push(name.clone());
-                    Arc::new(Backend::new(other.record.clone(), wanted))
-                }
-                None => {
-                    changes.added.push(name.clone());
-                    let newcomer = Arc::new(Backend::new(self.record(&name), wanted));
-                    newcomers.push(newcomer.clone());
-                    newcomer
-                }
-            };
-            let entry = Entry { record: backend.record.clone(), backend: Some(backend.clone()) };
-            self.entries.insert(name, entry);
-            self.backends.push(backend);
+            let was = before.remove(wanted.name.as_str());
+            let backend = self.adopt(was, wanted, settings.health.is_some(), now);
+            notes.note(was, &backend);
+            backends.push(backend);
         }
-        let removed = old.iter().filter(|backend| before.contains_key(backend.name()));
-        changes.removed = removed.map(|backend| backend.name().to_owned()).collect();
-        self.revision += 1;
-        let set = BackendSet::new(settings, self.revision, self.backends.clone(), self.chunks.clone().into());
-        for newcomer in newcomers {
-            let pass = newcomer.record.chunk.passes.at(newcomer.record.slot.cell());
-            turn::enter(pass, floor, set.stride(newcomer.weight()));
+        if old.backends().is_empty() {
+            // Where all are new none is the favourite, and none needs to be spared.
+            notes.afresh.ramping.clear();
         }
-        (set, changes)
+        let removed = old.backends().iter().filter(|backend| before.contains_key(backend.name()));
+        notes.changes.removed = removed.map(|backend| backend.name().to_owned()).collect();
+        for name in &notes.changes.removed {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.present = false;
+            }
+        }
+        Built { set: self.set(old, settings, backends), notes }
+    }
+
+    /// The snapshot that follows `old` where only this backend comes up or goes down, and the backend as it is in it.
+    pub(super) fn flip(
+        &mut self,
+        old: &BackendSet,
+        backend: &Arc<Backend>,
+        up: bool,
+    ) -> (Arc<Backend>, Arc<BackendSet>) {
+        let flipped = Arc::new(Backend::new(backend.record().clone(), backend.settings().clone(), up));
+        if let Some(entry) = self.entries.get_mut(backend.name()) {
+            entry.backend = flipped.clone();
+        }
+        let swap = |one: &Arc<Backend>| if one.id() == flipped.id() { flipped.clone() } else { one.clone() };
+        let backends = old.backends().iter().map(swap).collect();
+        let set = self.set(old, old.settings().clone(), backends);
+        (flipped, set)
+    }
+
+    /// A backend of the current set and its health, for a check that began at `begun`.
+    pub(super) fn health(&mut self, name: &str, begun: Time) -> Option<(Arc<Backend>, &mut Health)> {
+        let entry = self.entries.get_mut(name)?;
+        let counts = entry.present && begun >= entry.health.counts_from();
+        counts.then(|| (entry.backend.clone(), &mut entry.health))
     }
 
     /// Keeps a snapshot that is no longer current until nobody else does.
@@ -85,41 +114,61 @@ impl Registry {
         self.retired.push(set);
     }
 
-    /// See [`Pool::collect`](super::Pool::collect).
-    pub(super) fn collect(&mut self) -> Vec<String> {
+    /// See [`Pool::collect`].
+    pub(super) fn collect(&mut self) -> Vec<(String, BackendId)> {
         // Once it is ours alone nobody can get at it any more: it is not current, and no worker's cache has it.
         self.retired.retain(|set| Arc::strong_count(set) > 1);
         let free = &mut self.free;
         let mut gone = Vec::new();
         self.entries.retain(|name, entry| {
-            if entry.backend.is_some() {
+            if entry.present {
                 return true;
             }
             // Succeeds only for the sole owner, and synchronises with the drops of all the others.
-            let Some(record) = Arc::get_mut(&mut entry.record) else { return true };
+            let Some(record) = Arc::get_mut(&mut entry.backend).and_then(Backend::record_mut) else { return true };
             record.clear();
             free.push(record.slot);
-            gone.push(name.clone());
+            gone.push((name.clone(), record.id));
             false
         });
-        gone.sort_unstable();
+        gone.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         gone
     }
 
-    /// See [`Pool::names_in_use`](super::Pool::names_in_use).
-    pub(super) fn names(&self) -> Vec<String> {
-        let removed = self.entries.iter().filter(|(_, entry)| entry.backend.is_none());
-        let mut removed: Vec<String> = removed.map(|(name, _)| name.clone()).collect();
-        removed.sort_unstable();
-        let present = self.backends.iter().map(|backend| backend.name().to_owned());
-        present.chain(removed).collect()
+    /// See [`Pool::leaving`].
+    pub(super) fn leaving(&self) -> Vec<Arc<Backend>> {
+        let removed = self.entries.values().filter(|entry| !entry.present);
+        let mut removed: Vec<Arc<Backend>> = removed.map(|entry| entry.backend.clone()).collect();
+        removed.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        removed
     }
 
-    /// The record of a name: the one that it had, where it was removed and is still in use, or a new one.
-    fn record(&mut self, name: &str) -> Arc<Record> {
-        if let Some(entry) = self.entries.get(name) {
-            return entry.record.clone();
-        }
+    fn set(&self, old: &BackendSet, settings: PoolSettings, backends: Vec<Arc<Backend>>) -> Arc<BackendSet> {
+        let chunks = self.chunks.clone().into();
+        Arc::new(BackendSet::new(settings, old.revision() + 1, backends, chunks, &old.tables))
+    }
+
+    /// Enters a backend of the new set, which `was` in the old one.
+    fn adopt(&mut self, was: Option<&Arc<Backend>>, wanted: BackendSettings, checked: bool, now: Time) -> Arc<Backend> {
+        let name = wanted.name.clone();
+        let stays = was.is_some_and(|was| *was.address() == wanted.address);
+        // The name may have been removed and still be in use.
+        let known = self.entries.remove(&name);
+        let health = match &known {
+            Some(known) if stays && checked => known.health.clone(),
+            // Without checks nobody would ever say that it is up again.
+            _ => Health::new(now),
+        };
+        let record = known.map_or_else(|| self.record(), |known| known.backend.record().clone());
+        let backend = match was {
+            Some(was) if *was.settings() == wanted && was.is_up() == health.is_up() => was.clone(),
+            _ => Arc::new(Backend::new(record, wanted, health.is_up())),
+        };
+        self.entries.insert(name, Entry { backend: backend.clone(), present: true, health });
+        backend
+    }
+
+    fn record(&mut self) -> Arc<Record> {
         if self.free.is_empty() {
             let chunk = self.chunks.len();
             self.chunks.push(Arc::new(Chunk::new()));
@@ -128,16 +177,40 @@ impl Registry {
         }
         let slot = self.free.pop().expect("a chunk of free slots was just added");
         self.ids += 1;
-        Arc::new(Record { id: BackendId(self.ids), slot, chunk: self.chunks[slot.chunk()].clone() })
+        let chunk = self.chunks[slot.chunk()].clone();
+        Arc::new(Record { id: BackendId(self.ids), slot, chunk, pool: self.pool.clone() })
     }
 }
 
-impl Record {
-    /// Empties the cells for the next owner of the slot. Exclusive: nobody else holds the record, so no claim and no
-    /// snapshot leads to the slot.
-    fn clear(&mut self) {
-        let cell = self.slot.cell();
-        debug_assert_eq!(self.chunk.words.at(cell).load(Ordering::Relaxed) as u32, 0, "a place without a claim");
-        self.chunk.clear(cell);
+impl Built {
+    /// Puts the newcomers in line for their turns.
+    pub(super) fn enter(&self, floor: &AtomicU64) {
+        for newcomer in &self.notes.newcomers {
+            turn::enter(newcomer.cell(|chunk| &chunk.passes), floor, self.set.stride(newcomer.weight()));
+        }
+    }
+}
+
+impl Notes {
+    fn note(&mut self, was: Option<&Arc<Backend>>, backend: &Arc<Backend>) {
+        let name = backend.name().to_owned();
+        let Some(was) = was else {
+            self.changes.added.push(name);
+            self.newcomers.push(backend.clone());
+            self.afresh.cleared.push(backend.clone());
+            self.afresh.ramping.push(backend.clone());
+            return;
+        };
+        let list =
+            if was.settings() == backend.settings() { &mut self.changes.kept } else { &mut self.changes.changed };
+        list.push(name);
+        let moved = was.address() != backend.address();
+        if moved {
+            self.afresh.cleared.push(backend.clone());
+        }
+        let back = was.settings().state == State::Maint && backend.settings().state == State::Ready;
+        if moved || back {
+            self.afresh.ramping.push(backend.clone());
+        }
     }
 }

@@ -20,18 +20,22 @@ pub trait AtomicWord {
 }
 
 impl AtomicWord for AtomicU64 {
+    #[inline]
     fn load(&self, order: Ordering) -> u64 {
         AtomicU64::load(self, order)
     }
 
+    #[inline]
     fn store(&self, value: u64, order: Ordering) {
         AtomicU64::store(self, value, order);
     }
 
+    #[inline]
     fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
         AtomicU64::compare_exchange(self, current, new, success, failure)
     }
 
+    #[inline]
     fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         AtomicU64::fetch_sub(self, value, order)
     }
@@ -45,6 +49,9 @@ pub struct Gate(u32);
 const EJECTED: u32 = 1 << 31;
 
 impl Gate {
+    /// The gate of a new backend.
+    pub const FIRST: Gate = Gate(0);
+
     /// Whether the backend is not ejected.
     pub const fn is_open(self) -> bool {
         self.0 & EJECTED == 0
@@ -89,10 +96,19 @@ pub fn read<W: AtomicWord>(cell: &W) -> Word {
     Word(cell.load(Ordering::Relaxed))
 }
 
+/// Reads the word, and with it what was stored before its gate was changed.
+pub fn read_acquire<W: AtomicWord>(cell: &W) -> Word {
+    Word(cell.load(Ordering::Acquire))
+}
+
+/// Changes the word if it still is what was `seen`.
+pub fn exchange<W: AtomicWord>(cell: &W, seen: Word, new: Word) -> bool {
+    cell.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
 /// Takes a place if the word still is what was `seen`; `seen` must be below the limit that binds the backend.
 pub fn claim<W: AtomicWord>(cell: &W, seen: Word) -> bool {
-    let claimed = Word::new(seen.gate(), seen.active() + 1);
-    cell.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    exchange(cell, seen, Word::new(seen.gate(), seen.active() + 1))
 }
 
 /// Takes a place whatever the number of connections, as long as the gate is `gate` and the number below `limit`.

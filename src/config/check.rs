@@ -118,11 +118,11 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
     relations.pools.push(PoolParts { name: name.clone(), header, is_empty: backends.is_empty(), backends: parts });
     Some(Pool {
         settings: PoolSettings {
-            name: name?.value,
             policy: policy?,
             connect_timeout: connect_timeout?,
             connect_attempts: connect_attempts?,
             keepalive: keepalive?,
+            ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
         send_proxy_protocol: send_proxy_protocol?,
@@ -142,7 +142,7 @@ fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Ve
         name = reader.default_name(address);
     }
     parts.push(BackendParts { name: name.clone(), address: address.clone() });
-    Some(BackendSettings { name: name?.value, address: address?.value, weight: weight? })
+    Some(BackendSettings { weight: weight?, ..BackendSettings::new(name?.value, address?.value) })
 }
 
 /// Reads the keys of one section, and notes what is wrong with them.

@@ -285,7 +285,7 @@ mod tests {
         let mut gone = TcpStream::connect(address.inet().unwrap()).unwrap();
         let kept = TcpStream::connect(address.inet().unwrap()).unwrap();
         let accepted: Vec<_> = accept_rest(&listener.sockets()[0]).collect();
-        let peers: Vec<_> = accepted.iter().map(|socket| socket::peer_address(socket)).collect();
+        let peers: Vec<_> = accepted.iter().map(socket::peer_address).collect();
         assert_eq!(peers, [gone.local_addr().ok(), kept.local_addr().ok()]);
         let mut accepted = accepted.into_iter();
         // Closed from our end first: this one is in TIME_WAIT, the other one lives.

@@ -130,7 +130,7 @@ pub enum ReceiveEnd {
     /// `recv` said 0. This can be a reset in disguise where a send on the socket has failed, ended short or is in
     /// flight: ask [`Engine::inspect`].
     Eof,
-    /// No buffer was free: a stall, not an error. Arm again when buffers have come back.
+    /// No buffer was free, for a bulk receive of neither size: a stall, not an error. Arm again when buffers have come back.
     Starved,
     /// Cancelled by its owner.
     Cancelled,

@@ -297,7 +297,7 @@ impl Relay {
         self.phase = Phase::Relaying { look_at, watch_at };
     }
 
-    fn deadline(&self, rules: &Rules) -> Time {
+    pub(super) fn deadline(&self, rules: &Rules) -> Time {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::AwaitingHeader { until } | Phase::Connecting { until } | Phase::Refusing { until, .. } => until,

@@ -99,8 +99,6 @@ pub(super) enum Watch {
     Off,
     Armed,
     Cancelling,
-    /// It has told all it can.
-    Spent,
 }
 
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
@@ -212,12 +210,7 @@ impl Relay {
                 self.break_side(side, CloseReason::Failed(side, reset_name(errno)), now)
             }
             Input::HungUp { side, reset, more } => self.handle_hung_up(side, reset, more, now),
-            Input::WatchEnded(side) => {
-                self.end_mut(side).watch = Watch::Off;
-                if !self.end(side).receives() {
-                    self.watch_soon(now);
-                }
-            }
+            Input::WatchEnded(side) => self.handle_watch_ended(side, now),
             Input::Unsent(side, bytes) => self.handle_unsent(side, bytes, now),
             Input::Inspected { side, unanswered, heard } => self.handle_inspected(side, unanswered, heard, now, rules),
             Input::Reclaim(side) => self.handle_reclaim(side),
@@ -307,7 +300,13 @@ impl Relay {
         if !more {
             self.end_mut(side).rx = Rx::Off;
             self.note_piece(side, bytes);
-            return self.advance(now, rules);
+            self.advance(now, rules);
+            if self.end(side).rx == Rx::Off {
+                // Too much waits to receive again, for who knows how long.
+                self.watch_soon(now);
+                self.schedule(self.deadline(rules));
+            }
+            return;
         }
         self.push(other);
         if self.end(other).queued >= WATERMARK_HIGH_BYTES {
@@ -378,7 +377,8 @@ impl Relay {
         let failure = match self.judge(errno) {
             Verdict::Abandoned => return self.finish(true),
             Verdict::TimedOut => CloseReason::ConnectTimeout,
-            Verdict::Failed(errno) if retry || counted => CloseReason::ConnectFailed(errno),
+            Verdict::Failed(errno) if retry => CloseReason::ConnectFailed(errno),
+            // No other backend would do better: what is lacking is ours.
             Verdict::Failed(errno) => CloseReason::Internal(errno),
         };
         if counted {
@@ -410,7 +410,9 @@ impl Relay {
                 self.refuse_header(HeaderFault::Unfinished);
             }
             ReceiveEnd::Eof => {
-                if matches!(self.phase, Phase::Choosing | Phase::Connecting { .. } | Phase::Relaying { .. }) {
+                let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
+                let connecting = matches!(self.phase, Phase::Choosing | Phase::Connecting { .. });
+                if connecting || self.phase == deadline || matches!(self.phase, Phase::Relaying { .. }) {
                     self.blame(CloseReason::Eof(side));
                     self.watch_soon(now);
                 }
@@ -426,11 +428,19 @@ impl Relay {
 
     fn handle_hung_up(&mut self, side: Side, reset: bool, more: bool, now: Time) {
         if !more {
-            self.end_mut(side).watch = Watch::Spent;
+            self.handle_watch_ended(side, now);
         }
         // While a receive is armed it tells the same, in its place behind the bytes.
         if reset && !self.end(side).receives() {
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
+        }
+    }
+
+    /// The kernel may drop a watch at any time, with news or without: an end of stream is not the last of them.
+    fn handle_watch_ended(&mut self, side: Side, now: Time) {
+        self.end_mut(side).watch = Watch::Off;
+        if !self.end(side).receives() {
+            self.watch_soon(now);
         }
     }
 

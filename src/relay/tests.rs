@@ -143,6 +143,13 @@ fn a_failed_connect_goes_on_until_the_attempts_are_used_up() {
 }
 
 #[test]
+fn what_this_process_lacks_is_no_failed_connect() {
+    let mut s = Session::accepted();
+    s.input(Input::ConnectFailed { errno: Errno::EMFILE, retry: false, counted: true });
+    assert!(s.eof(Client).contains(&Action::Finished(CloseReason::Internal(Errno::EMFILE))));
+}
+
+#[test]
 fn a_connect_that_takes_too_long_is_cancelled_and_the_next_backend_tried() {
     let mut s = Session::accepted();
     s.input(Input::Connecting);
@@ -159,6 +166,16 @@ fn a_connect_that_succeeds_after_its_deadline_is_used() {
     s.input(Input::Connecting);
     assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
     assert_eq!(s.input(Input::Connected), [receive(Backend)]);
+}
+
+#[test]
+fn a_client_that_ends_its_stream_after_the_deadline_is_still_the_first() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::Connected), [receive(Backend), Action::Shutdown(Backend)]);
+    assert!(s.eof(Backend).contains(&Action::Finished(CloseReason::Eof(Client))));
 }
 
 #[test]
@@ -239,6 +256,23 @@ fn a_reset_behind_an_end_of_stream_is_seen_by_the_watch() {
     let gone = Input::HungUp { side: Client, reset: true, more: true };
     let actions = s.input(gone);
     assert!(actions.contains(&Action::CancelReceive(Backend)), "{actions:?}");
+}
+
+#[test]
+fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
+    let mut s = Session::relaying();
+    let last = Input::Received { side: Client, bytes: WATERMARK_LOW_BYTES + 1, more: false };
+    assert_eq!(s.input(last), [Action::Send(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
+fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
+    let mut s = Session::relaying();
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    assert_eq!(s.input(Input::HungUp { side: Client, reset: false, more: false }), []);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ pub mod identity;
 pub mod listener;
 pub mod mailbox;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod timers;
 
 use std::os::fd::OwnedFd;

@@ -250,7 +250,8 @@ impl<E: Engine> Sessions<E> {
     fn feed(&mut self, engine: &mut E, now: Time) {
         for large in [false, true] {
             let buffers = engine.buffers();
-            let free = if large { buffers.large_free() } else { buffers.small_free() };
+            // Bulk takes a small buffer where no large one is left.
+            let free = buffers.small_free() + if large { buffers.large_free() } else { 0 };
             for _ in 0..free.min(self.context.starved[usize::from(large)].len()) {
                 let Some((key, side)) = self.context.starved[usize::from(large)].pop_front() else { break };
                 self.input(engine, key, Input::BuffersFree(side), now);
@@ -426,8 +427,10 @@ impl<S> Session<S> {
     }
 
     fn connected(&mut self, now: Time) -> Input {
-        if let Some(claim) = &mut self.claim {
-            claim.connected(now);
+        if let Some(claim) = &mut self.claim
+            && claim.connected(now)
+        {
+            tracing::info!(backend = claim.backend().name(), "serves again: a connection to it has succeeded");
         }
         self.tried = None;
         Input::Connected
@@ -448,7 +451,11 @@ impl<S> Session<S> {
 
     fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
         self.tried.get_or_insert_default().insert(claim.backend());
-        let Next { go_on, counts } = claim.connect_failed(failure, now);
+        let backend = claim.backend_shared();
+        let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
+        if ejected {
+            tracing::warn!(backend = backend.name(), %failure, "is ejected: its connects fail");
+        }
         Input::ConnectFailed { errno, retry: go_on, counted: counts }
     }
 
