@@ -215,7 +215,7 @@ pub fn proxy_protocol(text: &str) -> Result<Option<Version>, Problem> {
         _ => Err(Problem::new(
             format!("{} is not a version of the PROXY protocol", quoted(text)),
             "there are two, a line of text and a binary header",
-            one_of(text, &["off", "v1", "v2"]),
+            "write one of \"off\", \"v1\", \"v2\"",
         )),
     }
 }

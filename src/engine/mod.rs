@@ -220,9 +220,7 @@ pub trait Engine {
     fn inspect(&mut self, socket: &Self::Socket) -> Inspection;
 
     /// Between whom the connection is. Two system calls: to be asked once, and only where somebody wants to know.
-    fn addresses(&mut self, _socket: &Self::Socket) -> Addresses {
-        Addresses::default()
-    }
+    fn addresses(&mut self, socket: &Self::Socket) -> Addresses;
 
     /// Submits what was asked for, waits up to `timeout` (`None`: for ever) for at least one completion, and appends
     /// what has completed to `completions`. Returns early, with nothing, on a signal.

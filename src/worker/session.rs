@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::balance::settings::Policy;
 use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Request, Tried};
 use crate::engine::{self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::errno::Errno;
@@ -295,18 +296,18 @@ impl<E: Engine> Sessions<E> {
 impl Context {
     /// Who the client is, as far as its route asks; and how its session begins.
     fn identify<E: Engine>(
-        &self,
+        &mut self,
         engine: &mut E,
         socket: &E::Socket,
         route: u16,
         held: &mut Chain,
     ) -> (Start, Option<SocketAddr>) {
-        let proxy_protocol = &self.routes[usize::from(route)].proxy_protocol;
-        if proxy_protocol.is_off() {
+        let route = &mut self.routes[usize::from(route)];
+        if route.proxy_protocol.is_off() && route.chooser.set().settings().policy != Policy::SourceHash {
             return (Start::Choose { waiting: 0 }, None);
         }
         let addresses = engine.addresses(socket);
-        let start = proxy_protocol.begin(&addresses, engine.buffers(), held);
+        let start = route.proxy_protocol.begin(&addresses, engine.buffers(), held);
         (start, addresses.peer.as_ref().and_then(Address::inet))
     }
 }

@@ -54,6 +54,7 @@ impl Kernel {
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
+            CloseReason::Header(fault) => panic!("{fault:?}, where no header is asked for"),
             CloseReason::Killed(_) => panic!("killed by nobody"),
         }
         case.judge_resets();

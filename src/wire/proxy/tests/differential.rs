@@ -63,10 +63,10 @@ fn by_proxy_header(bytes: &[u8]) -> Option<(usize, Option<(SocketAddr, SocketAdd
 
 /// Headers that are right by the specification and that the others refuse all the same.
 fn ppp_refuses(bytes: &[u8], command: &Command) -> bool {
-    // It checks the family of LOCAL, too; and does not let a line of UNKNOWN hold what is no text or a lone CR.
-    let local = *command == Command::Local;
-    let line = bytes.starts_with(b"PROXY UNKNOWN");
-    local || line
+    // It wants addresses where they do not count: in LOCAL, and behind a protocol that is not specified. And it does not
+    // let a line of UNKNOWN hold what is no text, or a lone CR.
+    let idle = bytes[0] == b'\r' && (*command == Command::Local || bytes[13] & 0x0f == 0);
+    idle || bytes.starts_with(b"PROXY UNKNOWN")
 }
 
 fn proxy_header_refuses(bytes: &[u8], command: &Command) -> bool {
