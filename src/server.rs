@@ -128,6 +128,8 @@ impl Fleet {
         let pools = pools(config)?;
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
+        let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
+        let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
         let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
         let mut setups = Vec::new();
         for number in 0..count {
@@ -141,7 +143,7 @@ impl Fleet {
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(&wakers)),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(&wakers), crowd),
                     pool: Arc::clone(pool),
                     rules: rules(listener, settings),
                     options: SocketOptions { keepalive: settings.settings.keepalive },

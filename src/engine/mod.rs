@@ -178,6 +178,12 @@ pub trait Engine {
     /// Accepts on `listener` until it ends.
     fn accept(&mut self, owner: Owner, listener: &Self::Socket);
 
+    /// Accepts one client on `listener`. For when there is little room: [`Engine::accept`] takes all who wait before it can
+    /// be stopped. An engine that cannot stop in time may accept more, and says so with `more`.
+    fn accept_one(&mut self, owner: Owner, listener: &Self::Socket) {
+        self.accept(owner, listener);
+    }
+
     /// Receives into [`Buffers`].
     fn receive(&mut self, owner: Owner, socket: &Self::Socket, how: Receive);
 

@@ -27,13 +27,29 @@ pub struct Relay {
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    AwaitingHeader { until: Time },
+    AwaitingHeader {
+        until: Time,
+    },
     Choosing,
-    Connecting { until: Time },
+    Connecting {
+        until: Time,
+    },
     ConnectCancelling(Cancelled),
-    Relaying { look_at: Time, watch_at: Time },
-    Resetting { broken: Side, until: Time, poll_at: Time, step: Duration },
-    Refusing { until: Time, discarded: u64 },
+    Relaying {
+        look_at: Time,
+        watch_at: Time,
+    },
+    /// `poll_at`: when to ask again what is unacknowledged; `None`: as soon as all is sent.
+    Resetting {
+        broken: Side,
+        until: Time,
+        poll_at: Option<Time>,
+        step: Duration,
+    },
+    Refusing {
+        until: Time,
+        discarded: u64,
+    },
     Ending,
 }
 
@@ -51,8 +67,8 @@ pub(super) struct End {
     pub(super) rx: Rx,
     pub(super) tx: Tx,
     pub(super) watch: Watch,
-    /// Large pieces one by one; counts the small ones seen in a row.
-    pub(super) bulk: Option<u8>,
+    /// What it is received in.
+    pub(super) pieces: Pieces,
     /// Something was sent since the last look at the connection.
     pub(super) sent: bool,
     /// Bytes received from the other side and not yet taken by the kernel for this one.
@@ -101,6 +117,21 @@ pub(super) enum Watch {
     Cancelling,
 }
 
+/// How a side is received from. Bulk shows itself by full buffers, and its end by pieces that need no large one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// Small ones, until further notice; so many in a row were full.
+    Small { full: u8 },
+    /// Large ones, each asked for by itself; so many in a row would have fit a small buffer.
+    Large { small: u8 },
+}
+
+impl Pieces {
+    pub(super) const fn are_large(self) -> bool {
+        matches!(self, Pieces::Large { .. })
+    }
+}
+
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
 #[derive(Copy, Clone, Debug)]
 #[repr(u32)]
@@ -127,7 +158,16 @@ pub(super) enum Todo {
 
 impl End {
     const fn new(socket: Socket) -> End {
-        End { socket, rx: Rx::Off, tx: Tx::Idle, watch: Watch::Off, bulk: None, sent: false, queued: 0, mute: None }
+        End {
+            socket,
+            rx: Rx::Off,
+            tx: Tx::Idle,
+            watch: Watch::Off,
+            pieces: Pieces::Small { full: 0 },
+            sent: false,
+            queued: 0,
+            mute: None,
+        }
     }
 
     pub(super) const fn receives(&self) -> bool {
@@ -235,8 +275,8 @@ impl Relay {
             4..6 => Action::Spill(side),
             6..8 => Action::Send(side),
             8..10 => Action::CancelSend(side),
-            10..12 => Action::Receive { side, bulk: self.end(side).bulk.is_some() },
-            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).bulk.is_some() },
+            10..12 => Action::Receive { side, bulk: self.end(side).pieces.are_large() },
+            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).pieces.are_large() },
             14..16 => Action::CancelReceive(side),
             16..18 => Action::Watch(side),
             18..20 => Action::CancelWatch(side),
@@ -297,9 +337,9 @@ impl Relay {
         }
         let other = side.other();
         self.end_mut(other).queued += bytes;
+        let bulk = self.note_piece(side, bytes);
         if !more {
             self.end_mut(side).rx = Rx::Off;
-            self.note_piece(side, bytes);
             self.advance(now, rules);
             if self.end(side).rx == Rx::Off {
                 // Too much waits to receive again, for who knows how long.
@@ -309,7 +349,7 @@ impl Relay {
             return;
         }
         self.push(other);
-        if self.end(other).queued >= WATERMARK_HIGH_BYTES {
+        if bulk || self.end(other).queued >= WATERMARK_HIGH_BYTES {
             self.advance(now, rules);
         }
     }
@@ -365,8 +405,9 @@ impl Relay {
             _ => {
                 // A connect that succeeded although its deadline had fired is as good as any.
                 let period = rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout / 2);
-                let eof = self.end(Side::Client).rx == Rx::Eof;
-                let watch_at = if eof { now + WATCH_AFTER } else { Time::NEVER };
+                // The client's receive may have ended meanwhile: at its end of stream, at the high mark, for want of a buffer.
+                let receives = self.end(Side::Client).receives();
+                let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
                 self.phase = Phase::Relaying { look_at: now + period, watch_at };
                 self.arm(Side::Backend);
             }
@@ -447,7 +488,7 @@ impl Relay {
     fn handle_unsent(&mut self, side: Side, bytes: usize, now: Time) {
         let Phase::Resetting { broken, poll_at, step, .. } = &mut self.phase else { return };
         if bytes > 0 {
-            *poll_at = now + *step;
+            *poll_at = Some(now + *step);
             *step = (*step * 2).min(UNSENT_POLL_MAX);
             return;
         }

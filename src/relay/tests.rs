@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    PROXY_HEADER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES,
+    WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -211,6 +212,32 @@ fn the_high_mark_stops_receiving_and_the_low_mark_resumes_it_as_bulk() {
 }
 
 #[test]
+fn full_pieces_in_a_row_are_bulk_and_small_ones_end_it() {
+    let mut s = Session::relaying();
+    for _ in 0..7 {
+        s.received(Client, BUFFER_BYTES);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    // One that is not full begins the count anew.
+    s.received(Client, BUFFER_BYTES - 1);
+    s.sent(Backend, BUFFER_BYTES - 1);
+    for _ in 0..7 {
+        assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend)]);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend), Action::CancelReceive(Client)]);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    s.sent(Backend, BUFFER_BYTES);
+    for n in 1..=8 {
+        let piece = s.input(Input::Received { side: Client, bytes: 10, more: false });
+        let next = if n < 8 { large } else { receive(Client) };
+        assert_eq!(piece, [Action::Send(Backend), next]);
+        s.sent(Backend, 10);
+    }
+}
+
+#[test]
 fn a_reset_is_passed_on_once_what_came_before_it_is_acknowledged() {
     let mut s = Session::relaying();
     assert_eq!(s.received(Backend, 100), [Action::Send(Client)]);
@@ -221,6 +248,16 @@ fn a_reset_is_passed_on_once_what_came_before_it_is_acknowledged() {
     assert_eq!(s.after(UNSENT_POLL_MIN), [Action::PollUnsent(Client)]);
     let finished = Action::Finished(CloseReason::Failed(Backend, Errno::ECONNRESET));
     assert_eq!(s.input(Input::Unsent(Client, 0)), [Action::Reset(Client), finished]);
+}
+
+/// Otherwise the worker would not sleep until the slow side has taken what is owed to it.
+#[test]
+fn what_is_owed_before_a_reset_is_waited_for_without_a_deadline_in_the_past() {
+    let mut s = Session::relaying();
+    s.received(Backend, 100);
+    s.reset(Backend);
+    s.after(UNSENT_POLL_MIN);
+    assert!(s.relay.next > s.now);
 }
 
 #[test]
@@ -263,6 +300,17 @@ fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
     let mut s = Session::relaying();
     let last = Input::Received { side: Client, bytes: WATERMARK_LOW_BYTES + 1, more: false };
     assert_eq!(s.input(last), [Action::Send(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
+fn a_client_whose_receive_ended_while_connecting_is_watched() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    s.received(Client, WATERMARK_LOW_BYTES + 1);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Starved));
+    s.input(Input::BuffersFree(Client));
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
     assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
 }
 

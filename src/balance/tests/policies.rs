@@ -140,10 +140,30 @@ fn source_hash_gives_shares_by_weight_whatever_the_order() {
     let homes_one = homes(&mut chooser, 8_000);
     let heavy = homes_one.values().filter(|home| *home == "0").count();
     assert!(heavy.abs_diff(6_000) < 300, "{heavy}");
-    let mut reversed = backends(&[3, 1]);
-    reversed.reverse();
-    let (_, mut chooser) = new(Policy::SourceHash, reversed);
-    assert_eq!(homes(&mut chooser, 8_000), homes_one);
+}
+
+#[test]
+fn source_hash_does_not_ask_for_the_order_of_the_backends() {
+    let set = backends(&[1, 1, 1]);
+    let reversed = set.iter().rev().cloned().collect();
+    let (_, mut one) = new(Policy::SourceHash, set);
+    let (_, mut other) = new(Policy::SourceHash, reversed);
+    assert_eq!(homes(&mut one, 8_000), homes(&mut other, 8_000));
+}
+
+#[test]
+fn clients_of_a_backend_that_cannot_serve_are_spread_over_all_others() {
+    let (_, mut chooser) = new(Policy::SourceHash, (0..4).map(|index| limited(index, 1)).collect());
+    let before = homes(&mut chooser, 4_000);
+    let held = std::iter::repeat_with(|| choose(&mut chooser).expect("all have room")).find(|claim| index(claim) == 1);
+    let during = homes(&mut chooser, 4_000);
+    let displaced: Vec<&String> =
+        before.keys().filter(|number| before[*number] == "1").map(|number| &during[number]).collect();
+    for other in ["0", "2", "3"] {
+        let share = displaced.iter().filter(|home| **home == other).count() * 100 / displaced.len();
+        assert!((28..=38).contains(&share), "{other} has {share} % of them");
+    }
+    drop(held);
 }
 
 #[test]

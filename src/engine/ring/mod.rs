@@ -221,6 +221,14 @@ impl Engine for Ring {
         self.push(entry.user_data(tag::write(OpKind::Accept as u8, owner)));
     }
 
+    fn accept_one(&mut self, owner: Owner, listener: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Accept);
+        let nobody = std::ptr::null_mut();
+        let entry = opcode::Accept::new(types::Fd(listener.as_raw_fd()), nobody, nobody.cast());
+        let entry = entry.flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry.user_data(tag::write(OpKind::Accept as u8, owner)));
+    }
+
     #[inline]
     fn receive(&mut self, owner: Owner, socket: &OwnedFd, how: Receive) {
         self.arm_receive(owner, socket.as_raw_fd(), how, false);

@@ -110,9 +110,15 @@ impl Kernel {
         assert!(link.outbound.shut.is_none(), "a second shutdown of {id:?}");
         match self.partner(id).filter(|partner| partner.established()) {
             Some(partner) => {
-                assert!(partner.told.fin.is_some(), "{id:?} is told of an end that its partner has not come to");
+                let fin = partner.told.fin;
+                let Some((fin_at, _)) = fin else {
+                    panic!("{id:?} is told of an end that its partner has not come to")
+                };
                 let missing = partner.inbound.arrived - link.outbound.taken;
                 assert_eq!(missing, 0, "{id:?} is told of the end {missing} bytes before it");
+                let connected_at = link.told.connected_at.or(partner.told.connected_at);
+                let due = fin_at.max(link.told.sent_at).max(connected_at.expect("somebody was connected to"));
+                assert_eq!(self.now, due, "{id:?} is told of the end later than it could be");
             }
             None => assert_eq!(link.side, Side::Client, "a backend without a client"),
         }
@@ -133,7 +139,7 @@ impl Kernel {
                 return;
             }
             Event::Connected => told.connected_at = Some(now),
-            Event::Sent { .. } => {}
+            Event::Sent { .. } => told.sent_at = now,
             _ => return,
         }
         if !cancelled {

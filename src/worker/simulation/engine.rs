@@ -40,11 +40,16 @@ impl Engine for Kernel {
         assert!(link.established() && link.outbound.shut.is_none(), "a send on {id:?} before or after its stream");
         let slices = self.buffers.slices(chain).take(chunks);
         let bytes = self.audit_send(id, slices);
+        self.seen.spilt += u64::from(self.buffers.heap_bytes() > 0);
         let lent = self.buffers.lend(chain, chunks);
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });
     }
 
-    fn connect(&mut self, owner: Owner, socket: &SimSocket, _address: &Address) {
+    fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {
+        let port = address.inet().map_or(0, |address| address.port());
+        self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);
+        self.connections[usize::from(port)] += 1;
+        self.link_mut(socket.link).port = Some(port);
         let link = self.link_mut(socket.link);
         assert_eq!(link.stage, Stage::Fresh, "a second connect on {:?}", socket.link);
         link.stage = Stage::Connecting;
@@ -58,8 +63,9 @@ impl Engine for Kernel {
 
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         let Some(id) = self.audit.find(owner) else { return };
-        if let Some(op) = self.link_mut(id).running(kind) {
-            op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        let Some(op) = self.link_mut(id).op_mut(kind) else { return };
+        op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        if !op.over {
             let serial = op.serial;
             self.asked.push(Asked::Cancel(id, kind, serial));
         }
@@ -85,6 +91,7 @@ impl Engine for Kernel {
 
     fn open(&mut self, _address: &Address, _options: &SocketOptions) -> Result<SimSocket, Errno> {
         if self.random.chance(self.faults.open_fails) {
+            self.seen.open_failures += 1;
             return Err(self.random.pick(OPEN_ERRORS));
         }
         let link = self.add_link(Side::Backend, Vec::new());
@@ -92,18 +99,8 @@ impl Engine for Kernel {
     }
 
     fn shutdown_write(&mut self, socket: &SimSocket) -> Result<(), Errno> {
-        let id = socket.link;
-        self.audit_shutdown(id);
-        let now = self.now;
-        let link = self.link_mut(id);
-        if link.is_closed() {
-            self.seen.shut_refused += 1;
-            return Err(Errno::ENOTCONN);
-        }
-        link.outbound.shut = Some(now);
-        self.move_outbound(id);
-        self.wake(id, OpKind::Watch);
-        Ok(())
+        self.audit_shutdown(socket.link);
+        self.shutdown_write_unchecked(socket)
     }
 
     fn unsent(&mut self, socket: &SimSocket) -> usize {
@@ -122,7 +119,8 @@ impl Engine for Kernel {
         }
         Inspection {
             closed: link.is_closed(),
-            unanswered: link.unsent() > 0 && (!alive || coin),
+            // Of a living peer's closed window only a probe can be unanswered for a moment.
+            unanswered: link.unsent() > 0 && (!alive || link.in_flight() || coin),
             heard: link.heard,
             rtt_us: link.path.latency.as_micros() as u32,
         }
@@ -136,14 +134,16 @@ impl Engine for Kernel {
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {
         self.submit();
         let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
-        if self.random.chance(self.faults.interrupted) {
-            let until = until.min(self.now + self.random.up_to(Duration::from_micros(100)));
-            self.pass(until);
+        let until = if self.random.chance(self.faults.interrupted) {
+            self.seen.interrupted += 1;
+            until.min(self.now + self.random.up_to(Duration::from_micros(100)))
         } else {
-            self.pass(until);
-        }
+            until
+        };
+        self.pass(until);
         // The worker is late: more has happened by the time it looks.
         let late = if self.random.chance(self.faults.jump) {
+            self.seen.late_turns += 1;
             self.random.up_to(Duration::from_secs(3))
         } else {
             self.random.up_to(Duration::from_micros(30))
@@ -155,6 +155,20 @@ impl Engine for Kernel {
 }
 
 impl Kernel {
+    /// A shutdown, whether or not it is due.
+    pub(super) fn shutdown_write_unchecked(&mut self, socket: &SimSocket) -> Result<(), Errno> {
+        let (id, now) = (socket.link, self.now);
+        let link = self.link_mut(id);
+        if link.is_closed() {
+            self.seen.shut_refused += 1;
+            return Err(Errno::ENOTCONN);
+        }
+        link.outbound.shut = Some(now);
+        self.move_outbound(id);
+        self.wake(id, OpKind::Watch);
+        Ok(())
+    }
+
     /// Registers an operation; it is submitted with the next wait.
     fn ask(&mut self, owner: Owner, socket: &SimSocket, kind: OpKind, job: Job) {
         let id = socket.link;
@@ -217,6 +231,9 @@ impl Kernel {
             whole: partner.is_none_or(|partner| partner.inbound.arrived == link.outbound.taken),
             delivered: link.outbound.acknowledged == link.outbound.taken,
         };
+        if let Some(port) = link.port {
+            self.connections[usize::from(port)] -= 1;
+        }
         self.link_mut(id).descriptor = Descriptor::Closed(closing);
     }
 }

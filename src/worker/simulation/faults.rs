@@ -77,7 +77,7 @@ impl Faults {
             open_fails: draw(random, 200),
             jump: draw(random, 8),
             interrupted: draw(random, 200),
-            peer: draw(random, 1000),
+            peer: Chance(random.pick(&[0, 0, 100, 250, 500, 1000])),
             latency: Duration::from_micros(random.pick(&[20, 200, 2_000, 20_000])),
         }
     }
@@ -110,16 +110,17 @@ pub(super) enum Sabotage {
 }
 
 impl Sabotage {
-    pub(super) const ALL: &[Sabotage] = &[
-        Sabotage::DropByte,
-        Sabotage::Repeat,
-        Sabotage::Swap,
-        Sabotage::LoseTail,
-        Sabotage::PoliteReset,
-        Sabotage::EarlyEnd,
-        Sabotage::SilentReset,
-        Sabotage::LoseCompletion,
-        Sabotage::LeakBuffer,
-        Sabotage::SpuriousReset,
+    /// Every one of them, with words of the check that must find it.
+    pub(super) const ALL: &[(Sabotage, &str)] = &[
+        (Sabotage::DropByte, "is sent something else"),
+        (Sabotage::Repeat, "is sent something else"),
+        (Sabotage::Swap, "is sent something else"),
+        (Sabotage::LoseTail, "bytes before it"),
+        (Sabotage::PoliteReset, "is told of an end that its partner has not come to"),
+        (Sabotage::EarlyEnd, "is told of an end that its partner has not come to"),
+        (Sabotage::SilentReset, "was not noticed"),
+        (Sabotage::LoseCompletion, "have not ended"),
+        (Sabotage::LeakBuffer, "buffers are missing"),
+        (Sabotage::SpuriousReset, "was reset by nobody"),
     ];
 }

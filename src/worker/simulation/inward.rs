@@ -40,6 +40,7 @@ impl Kernel {
             if waiting > 0 {
                 // Data for nobody.
                 link.told.orphaned = true;
+                self.seen.orphans += 1;
                 self.reset_peer(id);
             } else {
                 link.inbound.fin_arrived = true;
@@ -125,6 +126,7 @@ impl Kernel {
                 self.seen.after_cancel += 1;
             }
             self.seen.bytes += filled.bytes() as u64;
+            self.seen.bulk_pieces += u64::from(how == Receive::Bulk);
             let more = how == Receive::Multishot && !self.random.chance(self.faults.receive_ends);
             self.complete(id, OpKind::Receive, Event::Received { filled, more }, !more);
             self.move_inbound(id);
@@ -227,6 +229,7 @@ impl Kernel {
         *told = Some(seen);
         self.seen.hung_up += 1;
         let dropped = self.random.chance(self.faults.watch_drops);
+        self.seen.watches_dropped += u64::from(dropped);
         if dropped && self.random.chance(Chance(300)) {
             return self.complete(id, OpKind::Watch, Event::WatchEnded, true);
         }
@@ -240,6 +243,7 @@ impl Kernel {
             && self.random.chance(self.faults.watch_drops)
             && self.random.chance(Chance(300))
         {
+            self.seen.watches_dropped += 1;
             self.complete(id, OpKind::Watch, Event::WatchEnded, true);
         }
     }

@@ -84,30 +84,68 @@ impl Ord for Entry {
     }
 }
 
-/// What a test wants to have seen, so that it knows that it was nasty enough.
-#[derive(Copy, Clone, Debug, Default)]
-pub(super) struct SeenSoFar {
-    pub(super) completions: u64,
-    pub(super) bytes: u64,
-    pub(super) resets: u64,
+/// What has been seen, so that a test knows that it was nasty enough.
+macro_rules! seen {
+    ($($(#[doc = $doc:literal])* $name:ident)*) => {
+        #[doc = "Counts of what has happened."]
+        #[derive(Copy, Clone, Debug, Default)]
+        pub(super) struct Seen {
+            $($(#[doc = $doc])* pub(super) $name: u64,)*
+        }
+
+        impl Seen {
+            pub(super) fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Every count by its name.
+            pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+seen! {
+    completions
+    bytes
+    /// A peer's reset reached an open socket.
+    resets
     /// A receive said 0 after a reset, because somebody else had the error.
-    pub(super) swallowed: u64,
+    swallowed
     /// A send stopped short without an errno.
-    pub(super) short: u64,
-    pub(super) starved: u64,
-    pub(super) exhausted: u64,
-    pub(super) bursts: u64,
+    short
+    /// A receive was told that there are no buffers although there were some.
+    starved
+    /// There were none.
+    exhausted
+    /// A multishot receive had to wait until its completions were handled.
+    bursts
     /// Data came after a receive was cancelled.
-    pub(super) after_cancel: u64,
+    after_cancel
     /// A cancelled send had taken something.
-    pub(super) recalled: u64,
+    recalled
     /// A connect succeeded after it was cancelled.
-    pub(super) late_connects: u64,
-    pub(super) hung_up: u64,
-    pub(super) shut_refused: u64,
-    pub(super) vanished: u64,
+    late_connects
+    /// A watch saw something.
+    hung_up
+    /// The kernel ended a watch by itself.
+    watches_dropped
+    /// A half-close met a connection that was reset before.
+    shut_refused
+    vanished
+    paths_lost
     /// A reset threw away bytes that waited.
-    pub(super) thrown_away: u64,
+    thrown_away
+    /// Bytes came for a socket that was closed.
+    orphans
+    /// Waiting bytes were copied to the heap.
+    spilt
+    late_turns
+    interrupted
+    open_failures
+    connect_failures
+    bulk_pieces
 }
 
 pub(super) struct Kernel {
@@ -126,8 +164,10 @@ pub(super) struct Kernel {
     pub(super) asked: Vec<Asked>,
     ready: Vec<Completion<SimSocket>>,
     handed: VecDeque<(LinkId, OpKind, bool)>,
+    /// Sockets that are connected or being connected, by port.
+    pub(super) connections: Vec<u32>,
     pub(super) audit: Audit,
-    pub(super) seen: SeenSoFar,
+    pub(super) seen: Seen,
     pub(super) sabotage: Option<Sabotage>,
     pub(super) tracing: bool,
     /// Everybody leaves in order and nothing goes wrong any more.
@@ -156,8 +196,9 @@ impl Kernel {
             asked: Vec::new(),
             ready: Vec::new(),
             handed: VecDeque::new(),
+            connections: Vec::new(),
             audit: Audit::default(),
-            seen: SeenSoFar::default(),
+            seen: Seen::default(),
             sabotage: None,
             tracing: false,
             hurry: false,
@@ -213,7 +254,7 @@ impl Kernel {
 
     /// Something has happened to an operation. `last`: the kernel has done with it.
     pub(super) fn complete(&mut self, id: LinkId, kind: OpKind, event: Event<SimSocket>, last: bool) {
-        if self.plant(Sabotage::LoseCompletion) {
+        if last && self.plant(Sabotage::LoseCompletion) {
             self.discard(event);
             return;
         }
@@ -332,6 +373,7 @@ impl Kernel {
         if link.gone.is_none() && !link.finished() && link.closing().is_none() && link.established() {
             link.gone = Some(Gone { at: now, reset: false });
             link.error = Some(Errno::ETIMEDOUT);
+            self.seen.paths_lost += 1;
             self.wake_all(id);
         }
     }

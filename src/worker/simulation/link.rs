@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub(super) heard: u32,
     pub(super) heard_at: Time,
     pub(super) peer: Peer,
+    /// The port that it was connected to.
+    pub(super) port: Option<u16>,
     /// A client whose session must end in order: how many bytes each peer says.
     pub(super) clean: Option<[u64; 2]>,
     pub(super) told: Told,
@@ -71,7 +73,7 @@ pub(super) struct Closing {
     pub(super) unread: bool,
     /// All that the partner's kernel had received was ours to send, and our kernel had taken it.
     pub(super) whole: bool,
-    /// The peer had acknowledged all of that.
+    /// The peer had acknowledged all that our kernel had taken.
     pub(super) delivered: bool,
 }
 
@@ -127,6 +129,8 @@ pub(super) struct Told {
     pub(super) connected_at: Option<Time>,
     /// A genuine end of the stream: when, and the number of the event.
     pub(super) fin: Option<(Time, u64)>,
+    /// When it learnt of a send's end.
+    pub(super) sent_at: Time,
     /// When the owner last learnt of a byte that moved, by an operation that it had not cancelled.
     pub(super) active_at: Time,
     /// The truth: when the peer's reset reached our open socket.
@@ -204,6 +208,7 @@ impl Link {
             heard: 0,
             heard_at: Time::ZERO,
             peer,
+            port: None,
             clean: None,
             told: Told::default(),
         }
@@ -267,6 +272,12 @@ impl Link {
     pub(super) fn unsent(&self) -> u64 {
         let fin = self.outbound.shut.is_some() && !self.outbound.fin_acknowledged;
         self.outbound.taken - self.outbound.acknowledged + u64::from(fin)
+    }
+
+    /// Something of ours is on its way to the peer, or its acknowledgement on its way back.
+    pub(super) fn in_flight(&self) -> bool {
+        let waiting = self.outbound.taken > self.outbound.arrived;
+        self.outbound.arrived > self.outbound.acknowledged || (waiting && self.room_out() > 0)
     }
 
     pub(super) fn seen(&self) -> Seen {

@@ -165,6 +165,7 @@ impl Kernel {
     }
 
     pub(super) fn fail_connect(&mut self, id: LinkId, errno: Errno) {
+        self.seen.connect_failures += 1;
         self.link_mut(id).stage = Stage::Failed;
         self.complete(id, OpKind::Connect, Event::ConnectFailed(errno), true);
     }

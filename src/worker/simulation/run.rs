@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::{Faults, Sabotage};
-use super::kernel::{Happening, Kernel, SeenSoFar, SimSocket};
+use super::kernel::{Happening, Kernel, Seen, SimSocket};
 use super::link::{Descriptor, Link};
 use super::random::{Chance, Random};
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
@@ -19,15 +19,19 @@ use crate::worker::session::{Route, Sessions};
 pub(super) const CONNECTIONS: u64 = 200;
 /// Sessions at a time; further clients wait.
 const SESSIONS: usize = 64;
+/// So many turns in a row may find a deadline in the past.
+const SPINS_MAX: u64 = 3;
 /// A run that takes more turns than this has lost its way.
 const TURNS_MAX: u64 = 400_000;
 /// So much time after everybody was asked to leave, nobody may be left.
 const LEAVE_MAX: Duration = Duration::from_secs(200);
+/// So much time after all sessions were killed, none may be left.
+const KILL_MAX: Duration = Duration::from_secs(10);
 
 /// What a run has shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
-    pub(super) seen: SeenSoFar,
+    pub(super) seen: Seen,
     pub(super) reasons: Vec<&'static str>,
     pub(super) turns: u64,
     pub(super) clean: u64,
@@ -61,6 +65,8 @@ struct Run {
     hostages: Chain,
     release_at: Time,
     admitted: u64,
+    /// Turns in a row in which nothing had happened, and nothing was waited for.
+    spins: u64,
     report: Report,
 }
 
@@ -114,6 +120,7 @@ impl Run {
             hostages: Chain::new(),
             release_at: Time::NEVER,
             admitted: 0,
+            spins: 0,
             report: Report::default(),
         };
         if run.kernel.random.chance(Chance(128)) {
@@ -137,8 +144,11 @@ impl Run {
         let next = self.sessions.next_deadline().unwrap_or(Time::NEVER);
         let wake = next.min(finish).min(self.swap_at).min(self.release_at);
         // A listener's completion would end the wait; here it is a look every so often.
-        let timeout = wake.since(now).min(Duration::from_millis(if self.admitted < CONNECTIONS { 5 } else { 60_000 }));
-        self.kernel.wait(Some(timeout), &mut completions).expect("the simulated kernel always works");
+        let coming = self.admitted < CONNECTIONS && !self.finish.killed();
+        let wake = if coming { wake.min(now + Duration::from_millis(5)) } else { wake };
+        let timeout = (wake != Time::NEVER).then(|| wake.since(now));
+        self.kernel.wait(timeout, &mut completions).expect("the simulated kernel always works");
+        let idle = completions.is_empty();
         for completion in completions {
             self.kernel.begin(&completion.event);
             let now = self.kernel.now;
@@ -149,6 +159,18 @@ impl Run {
         self.sessions.tick(&mut self.kernel, now);
         self.judge();
         self.disturb(now);
+        self.spins = if idle && self.sessions.next_deadline().is_some_and(|at| at <= now) { self.spins + 1 } else { 0 };
+        assert!(self.spins < SPINS_MAX, "the worker turns without end: a deadline stays in the past");
+        self.count();
+    }
+
+    /// A backend's count is the number of its sockets, at any time.
+    fn count(&self) {
+        for backend in self.pool.snapshot().backends() {
+            let port = backend.address().inet().map_or(0, |address| address.port());
+            let open = self.kernel.connections.get(usize::from(port)).copied().unwrap_or(0);
+            assert_eq!(backend.active(), open, "backend {} counts something else than its sockets", backend.name());
+        }
     }
 
     /// Accepts, up to the limit of sessions.
@@ -186,17 +208,18 @@ impl Run {
         if !self.finish.begun && now >= self.finish.at {
             self.begin_finish(now);
         }
-        let late = now.since(self.finish.at) > LEAVE_MAX;
+        let longest = if self.finish.kill { KILL_MAX } else { LEAVE_MAX };
+        let late = now.since(self.finish.at) > longest;
         assert!(!late || self.is_over(), "{} sessions have not ended", self.sessions.len());
     }
 
     fn begin_finish(&mut self, now: Time) {
         self.finish.begun = true;
         self.swap_at = Time::NEVER;
-        self.kernel.faults = Faults::none();
         if self.finish.kill {
             self.sessions.kill_all(&mut self.kernel, Kill::Shutdown, now);
         } else {
+            self.kernel.faults = Faults::none();
             self.hurry();
         }
         self.judge();
@@ -227,6 +250,7 @@ impl Run {
 
     /// After the last session: nothing may be left.
     fn end(mut self) -> Report {
+        self.kernel.faults = Faults::none();
         assert!(self.kernel.links().all(|(_, link)| !link.open()), "a descriptor is left open");
         self.hurry();
         self.kernel.run_out();
@@ -235,10 +259,11 @@ impl Run {
         let free =
             |buffers: &crate::engine::Buffers| (buffers.small_free(), buffers.large_free(), buffers.heap_bytes());
         assert_eq!(free(&self.kernel.buffers), free(&fresh), "buffers are missing");
-        let set = self.pool.snapshot();
-        for backend in set.backends() {
-            assert_eq!(backend.active(), 0, "backend {} still counts connections", backend.name());
-        }
+        assert!(self.pool.snapshot().backends().iter().all(|backend| backend.active() == 0), "a place is still held");
+        // The sessions' chooser may hold on to a set that was replaced.
+        drop(self.sessions);
+        self.pool.collect();
+        assert!(self.pool.leaving().is_empty(), "a backend that was removed is still in use");
         self.report.seen = self.kernel.seen;
         let clean = |link: &Link| link.side == Side::Client && link.clean.is_some();
         self.report.clean = self.kernel.links().filter(|(_, link)| clean(link)).count() as u64;

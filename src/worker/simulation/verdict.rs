@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::errno::Errno;
 use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX};
 use crate::relay::{CloseReason, Rules, Side};
+use crate::time::Time;
 use crate::worker::session::Ended;
 
 /// How long after a reset has reached us a session may live on, beside the time for what is still owed.
@@ -41,6 +42,10 @@ impl Kernel {
         let case = Case { client: self.link(client), backend, ended, rules, kernel: self };
         let told = [case.client.told.bytes, backend.map_or(0, |link| link.told.bytes)];
         assert_eq!(ended.received, told, "the session has miscounted");
+        if let CloseReason::Killed(_) = ended.reason {
+            assert!(killed, "killed by nobody");
+            case.judge_killed();
+        }
         if killed {
             // Whatever it was doing was cut short.
             return;
@@ -55,7 +60,7 @@ impl Kernel {
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
             CloseReason::Header(fault) => panic!("{fault:?}, where no header is asked for"),
-            CloseReason::Killed(_) => panic!("killed by nobody"),
+            CloseReason::Killed(_) => {}
         }
         case.judge_resets();
         if !self.hurry {
@@ -140,8 +145,29 @@ impl<'a> Case<'a> {
         let active_at = self.client.told.active_at.max(backend.told.active_at);
         assert!(self.kernel.now.since(active_at) >= timeout, "the session is not idle");
         for link in [self.client, backend] {
-            let slept = link.told.reset_at.map_or(Duration::ZERO, |at| self.kernel.now.since(at));
+            let slept = unnoticed(link);
             assert!(slept < NOTICE_MAX, "the {}'s reset was not noticed for {slept:?}", link.side);
+            let dead = self.unanswered(link);
+            let longest = self.rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout * 2 + NOTICE_MAX);
+            assert!(dead < longest, "the {} was dead for {dead:?} and nobody looked", link.side);
+        }
+    }
+
+    /// How long the peer has been silent although bytes of ours were outstanding.
+    fn unanswered(&self, link: &Link) -> Duration {
+        let closing = link.closing().expect("closed");
+        if !link.peer.vanished || closing.delivered {
+            return Duration::ZERO;
+        }
+        closing.at.since(link.peer.vanished_at.max(link.told.sent_at))
+    }
+
+    /// Both sides learn that this is no end in order.
+    fn judge_killed(&self) {
+        for link in [Some(self.client), self.backend].into_iter().flatten() {
+            let polite = link.closing().is_some_and(|closing| !closing.reset);
+            let over = link.told.fin.is_some() && link.closing().is_some_and(|closing| closing.whole);
+            assert!(!polite || over || link.gone.is_some(), "the {} was killed politely", link.side);
         }
     }
 
@@ -165,8 +191,8 @@ impl<'a> Case<'a> {
     fn judge_resets(&self) {
         let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
         for link in [Some(self.client), self.backend].into_iter().flatten() {
-            let late = link.told.reset_at.map_or(Duration::ZERO, |at| self.kernel.now.since(at));
-            assert!(late <= longest, "the {}'s reset ended the session {late:?} later", link.side);
+            let late = unnoticed(link);
+            assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
         }
     }
 
@@ -178,4 +204,10 @@ impl<'a> Case<'a> {
         assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
     }
+}
+
+/// How long our socket stayed open after its peer's reset.
+fn unnoticed(link: &Link) -> Duration {
+    let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
+    link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at))
 }
