@@ -18,10 +18,11 @@ pub mod config;
 pub mod balance;
 pub mod engine;
 pub mod relay;
-// address, errno, http, limits, slots, time
+// address, errno, http, limits, slots, time, wire
 pub mod address;
 pub mod errno;
 pub mod http;
 pub mod limits;
 pub mod slots;
 pub mod time;
+pub mod wire;

@@ -124,6 +124,19 @@ pub const KEEPALIVE_PROBE_INTERVAL_MAX: Duration = Duration::from_secs(15);
 /// How long accepting pauses when the process is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a proxy may take to send the header of the PROXY protocol, from the moment its connection is accepted.
+pub const PROXY_HEADER_MAX: Duration = Duration::from_secs(5);
+
+/// What the protocol demands at least, so that a segment that was lost can come again.
+pub const PROXY_HEADER_MIN: Duration = Duration::from_secs(3);
+
+/// Bytes of a header of the PROXY protocol: what fits into the buffer of HAProxy, so that no header that it can send is
+/// refused. Addresses take 232 of them at most; the rest is for extensions, which may carry a certificate.
+pub const PROXY_HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// Networks that one listener trusts: each of its clients is looked for among them.
+pub const TRUSTED_PROXIES_MAX: usize = 1024;
+
 /// Backends tried for one client at most, however the configuration sets `connect_attempts`.
 pub const CONNECT_ATTEMPTS_MAX: usize = 16;
 
@@ -235,6 +248,8 @@ const _: () = assert!(BUFFERS_PUBLISHED_MIN > 33, "one receive takes up to 33 at
 const _: () = assert!(BULK_BUFFERS_PUBLISHED_MIN.is_power_of_two() && BULK_BUFFERS_PUBLISHED_MIN < BULK_BUFFERS_MAX);
 const _: () = assert!(BUFFERS_PUBLISHED_MIN.is_power_of_two() && BUFFERS_PUBLISHED_MIN < BUFFERS_PUBLISHED);
 const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);
+const _: () = assert!(PROXY_HEADER_MIN.as_millis() <= PROXY_HEADER_MAX.as_millis());
+const _: () = assert!(PROXY_HEADER_BYTES_MAX <= WATERMARK_LOW_BYTES, "a header is received without a pause");
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(UNSENT_POLL_MIN.as_millis() < UNSENT_POLL_MAX.as_millis());
 const _: () = assert!(UNSENT_POLL_MAX.as_millis() < RESET_FLUSH_MAX.as_millis());

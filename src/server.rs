@@ -22,6 +22,7 @@ use crate::errno::Errno;
 use crate::limits::{DESCRIPTORS_RESERVE, KILL_MAX};
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
+use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
 
@@ -146,6 +147,10 @@ impl Fleet {
                     pool: Arc::clone(pool),
                     rules: rules(listener, settings),
                     options: SocketOptions { keepalive: settings.settings.keepalive },
+                    proxy_protocol: ProxyProtocol {
+                        accept: listener.accept_proxy_protocol.clone(),
+                        send: settings.send_proxy_protocol,
+                    },
                 });
             }
             let waker = wakers[number].clone();

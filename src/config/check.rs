@@ -12,7 +12,7 @@ use crate::config::fault::{At, Fault, Problem};
 use crate::config::file::Section;
 use crate::config::keys::{self, Absent, Place};
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Bind, Config, General, Listener, Overrides, Pool, notation, value};
+use crate::config::{Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
 use crate::limits::{BACKLOG_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, TIMEOUT_MAX};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -79,6 +79,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
     let dead_peer_timeout =
         reader.read("dead_peer_timeout", |value| value::duration_or_off(value, DEAD_PEER_TIMEOUT_MIN..=TIMEOUT_MAX));
     let backlog = reader.read("backlog", |value| value::number(value, 1..=BACKLOG_MAX));
+    let accept_proxy_protocol = reader.accept_proxy_protocol(&bind);
 
     relations.listeners.push(ListenerParts { name: name.clone(), bind: bind.clone(), pool: pool.clone() });
     Some(Listener {
@@ -89,6 +90,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         idle_timeout: idle_timeout?,
         keepalive: keepalive?,
         dead_peer_timeout: dead_peer_timeout?,
+        accept_proxy_protocol: accept_proxy_protocol?,
         backlog: NonZeroU32::new(backlog?)?,
     })
 }
@@ -102,6 +104,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         reader.read("connect_attempts", |value| value::number(value, 1..=CONNECT_ATTEMPTS_MAX as u32));
     let connect_budget = reader.duration("connect_budget", MILLISECOND);
     let keepalive = reader.read("keepalive", value::keepalive);
+    let send_proxy_protocol = reader.text("send_proxy_protocol", value::proxy_protocol);
     if let (Some(timeout), Some(budget)) = (connect_timeout, connect_budget)
         && timeout > budget
     {
@@ -122,6 +125,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
             ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
+        send_proxy_protocol: send_proxy_protocol?,
         backends: backends.into_iter().collect::<Option<_>>()?,
     })
 }
@@ -195,10 +199,7 @@ impl Reader<'_, '_> {
             self.missing("bind");
             return Vec::new();
         };
-        let elements: Vec<&Spanned<DeValue<'_>>> = match given.get_ref() {
-            DeValue::Array(array) => array.iter().collect(),
-            _ => vec![given],
-        };
+        let elements = elements(given);
         if elements.is_empty() {
             let problem = Problem::new(
                 "an empty list",
@@ -216,6 +217,50 @@ impl Reader<'_, '_> {
             }
         }
         binds
+    }
+
+    /// `accept_proxy_protocol` with `trusted_proxies`, and whether they fit each other and the addresses that are bound.
+    /// Nothing where one of them is wrong.
+    fn accept_proxy_protocol(&mut self, bind: &[Placed<Bind>]) -> Option<Option<TrustedProxies>> {
+        let accept = self.read("accept_proxy_protocol", value::boolean);
+        let trusted = self.trusted_proxies();
+        let (accept, trusted) = (accept?, trusted?);
+        if !accept {
+            if !trusted.is_empty() {
+                self.warn("trusted_proxies", trusted::unused());
+            }
+            return Some(None);
+        }
+        if trusted.is_empty() {
+            let at = self.section.given("trusted_proxies").or_else(|| self.section.given("accept_proxy_protocol"));
+            let at = at.map_or_else(|| self.section.header.clone(), |given| given.span());
+            self.faults.push(Fault::error(At::Bytes(at), trusted::nobody()));
+            return None;
+        }
+        if trusted.has_everybody() {
+            self.warn("trusted_proxies", trusted::everybody());
+        }
+        let is_unix = |bind: &Placed<Bind>| matches!(&bind.value, Bind::Address(Address::Unix(_)));
+        let mut all_reachable = true;
+        for bind in bind.iter().filter(|bind| is_unix(bind) && !trusted.has_unix()) {
+            self.faults.push(Fault::error(bind.at.clone(), trusted::no_unix()));
+            all_reachable = false;
+        }
+        all_reachable.then_some(Some(trusted))
+    }
+
+    fn trusted_proxies(&mut self) -> Option<TrustedProxies> {
+        let mut proxies = TrustedProxies::default();
+        let Some(given) = self.section.given("trusted_proxies") else { return Some(proxies) };
+        let mut right = true;
+        for element in elements(given) {
+            let added = value::text(element.get_ref()).and_then(|text| proxies.add(text));
+            if let Err(problem) = added {
+                self.wrong(At::Bytes(element.span()), "trusted_proxies", problem);
+                right = false;
+            }
+        }
+        right.then_some(proxies)
     }
 
     /// The address as the backend's name, where it can be one.
@@ -249,6 +294,14 @@ impl Reader<'_, '_> {
     fn wrong(&mut self, at: At, name: &str, problem: Problem) {
         let what = format!("`{name}`: {}", problem.what);
         self.faults.push(Fault::error(at, Problem { what, ..problem }));
+    }
+}
+
+/// The elements of a list; a single value is a list of one.
+fn elements<'v, 't>(given: &'v Spanned<DeValue<'t>>) -> Vec<&'v Spanned<DeValue<'t>>> {
+    match given.get_ref() {
+        DeValue::Array(array) => array.iter().collect(),
+        _ => vec![given],
     }
 }
 

@@ -10,6 +10,7 @@ mod flags;
 pub mod keys;
 pub mod notation;
 mod relations;
+mod trusted;
 pub mod value;
 
 use std::fmt;
@@ -25,9 +26,11 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::address::Address;
 use crate::balance::settings::{BackendSettings, PoolSettings};
 use crate::limits::CONFIG_BYTES_MAX;
+use crate::wire::proxy::Version;
 
 pub use fault::{At, Fault, Faults, Problem, Severity};
 pub use flags::{FlagBackend, Flags, Overrides};
+pub use trusted::TrustedProxies;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/ringlb/ringlb.toml";
@@ -199,6 +202,8 @@ pub struct Listener {
     pub dead_peer_timeout: Option<Duration>,
     /// Clients that may wait to be accepted, for each of its sockets.
     pub backlog: NonZeroU32,
+    /// Its clients are these proxies, and tell who theirs are; `None`: they tell nothing.
+    pub accept_proxy_protocol: Option<TrustedProxies>,
 }
 
 /// Backends, and how one is chosen.
@@ -208,6 +213,8 @@ pub struct Pool {
     pub settings: PoolSettings,
     /// How long all connects for one client may take together.
     pub connect_budget: Duration,
+    /// How its backends are told who their clients are; `None`: they are not.
+    pub send_proxy_protocol: Option<Version>,
     /// Its backends, in the order of the file; their names differ. There may be none.
     pub backends: Vec<BackendSettings>,
 }

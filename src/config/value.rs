@@ -14,6 +14,7 @@ use crate::limits::{
     BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
     WEIGHT_MAX, WORKERS_MAX,
 };
+use crate::wire::proxy::Version;
 
 /// The policies that are served ...
 const POLICIES: &[Policy] = &[Policy::LeastConnections, Policy::RoundRobin];
@@ -114,6 +115,20 @@ pub fn number(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result<u32, Pr
     }
 }
 
+/// Yes or no.
+///
+/// # Errors
+/// The value is neither `true` nor `false`.
+pub fn boolean(value: &DeValue<'_>) -> Result<bool, Problem> {
+    value.as_bool().ok_or_else(|| {
+        Problem::new(
+            format!("{} is neither true nor false", shown(value)),
+            "a choice between two is written without quotes",
+            "write true or false",
+        )
+    })
+}
+
 /// A number, where 0 means that there is no limit of its own.
 ///
 /// # Errors
@@ -186,6 +201,23 @@ pub fn policy(text: &str) -> Result<Policy, Problem> {
         return Err(Problem::not_yet(format!("the policy {}", quoted(text)), help));
     }
     Err(Problem::new(format!("{} is not a policy", quoted(text)), "nothing else is known of that name", help))
+}
+
+/// How backends are told who their clients are; "off": not at all.
+///
+/// # Errors
+/// None of the three.
+pub fn proxy_protocol(text: &str) -> Result<Option<Version>, Problem> {
+    match text {
+        "off" => Ok(None),
+        "v1" => Ok(Some(Version::V1)),
+        "v2" => Ok(Some(Version::V2)),
+        _ => Err(Problem::new(
+            format!("{} is not a version of the PROXY protocol", quoted(text)),
+            "there are two, a line of text and a binary header",
+            "write one of \"off\", \"v1\", \"v2\"",
+        )),
+    }
 }
 
 /// The weight of a backend.

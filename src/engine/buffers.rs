@@ -178,6 +178,20 @@ impl Buffers {
         }
     }
 
+    /// Puts a copy of `bytes` before all that waits in `chain`, on the heap. Nothing of the chain may be in flight.
+    pub fn prepend_copy(&mut self, chain: &mut Chain, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let id = self.take_heap(bytes.into());
+        self.links[id as usize] = Link { next: chain.head, offset: 0, bytes: bytes.len() as u32 };
+        chain.head = id;
+        if chain.tail == NONE {
+            chain.tail = id;
+        }
+        chain.bytes += bytes.len() as u32;
+    }
+
     /// Gives a filled buffer back unread and says how many bytes it held.
     pub fn discard(&mut self, filled: Filled) -> usize {
         self.free(u32::from(filled.id));
@@ -428,9 +442,9 @@ mod tests {
     }
 
     proptest! {
-        /// Any mix of appends, copies, partial consumption and spills is a byte queue, and nothing leaks.
+        /// Any mix of appends, copies at either end, partial consumption and spills is a byte queue, and nothing leaks.
         #[test]
-        fn a_chain_is_a_byte_queue(steps in proptest::collection::vec((0u8..5, any::<u16>()), 1..200)) {
+        fn a_chain_is_a_byte_queue(steps in proptest::collection::vec((0u8..6, any::<u16>()), 1..200)) {
             let mut buffers = Buffers::new().unwrap();
             let (small, large) = (buffers.small_free(), buffers.large_free());
             let mut chain = Chain::new();
@@ -450,6 +464,10 @@ mod tests {
                         model.extend(&bytes);
                     }
                     3 => {
+                        buffers.prepend_copy(&mut chain, &bytes);
+                        model.splice(..0, bytes);
+                    }
+                    4 => {
                         let n = usize::from(n).min(model.len());
                         buffers.consume(&mut chain, n);
                         model.drain(..n);

@@ -158,6 +158,15 @@ pub struct Inspection {
     pub rtt_us: u32,
 }
 
+/// Between whom a connection is. `None` where it cannot be told any more, because the peer has gone.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Addresses {
+    /// The other end. The path of a unix socket is empty where it has no name.
+    pub peer: Option<Address>,
+    /// Our end, likewise.
+    pub local: Option<Address>,
+}
+
 /// What the data plane needs of a kernel. See the module for the rules.
 pub trait Engine {
     /// An open descriptor; the engine's `close` ends it, and dropping it ends it at once.
@@ -215,6 +224,9 @@ pub trait Engine {
 
     /// The kernel's view of the connection.
     fn inspect(&mut self, socket: &Self::Socket) -> Inspection;
+
+    /// Between whom the connection is. Two system calls: to be asked once, and only where somebody wants to know.
+    fn addresses(&mut self, socket: &Self::Socket) -> Addresses;
 
     /// Submits what was asked for, waits up to `timeout` (`None`: for ever) for at least one completion, and appends
     /// what has completed to `completions`. Returns early, with nothing, on a signal.

@@ -1,17 +1,18 @@
 //! The socket calls around the engine, and the waker.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{OsString, c_int, c_void};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::{Inspection, SocketOptions};
+use super::{Addresses, Inspection, SocketOptions};
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::KEEPALIVE_PROBE_INTERVAL_MAX;
@@ -69,6 +70,28 @@ pub fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
 /// The address of our end; `None` for a unix socket.
 pub fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
+}
+
+/// See [`Engine::addresses`](super::Engine::addresses).
+pub(super) fn addresses(socket: &OwnedFd) -> Addresses {
+    let peer = rustix::net::getpeername(socket).ok().flatten();
+    let local = rustix::net::getsockname(socket).ok();
+    Addresses { peer: peer.and_then(address), local: local.and_then(address) }
+}
+
+fn address(address: SocketAddrAny) -> Option<Address> {
+    if let Ok(inet) = SocketAddr::try_from(address.clone()) {
+        return Some(Address::Inet(inet));
+    }
+    let unix = SocketAddrUnix::try_from(address).ok()?;
+    let mut name = Vec::new();
+    if let Some(path) = unix.path() {
+        name.extend(path.to_bytes());
+    } else if let Some(hidden) = unix.abstract_name() {
+        name.push(0);
+        name.extend(hidden);
+    }
+    Some(Address::Unix(OsString::from_vec(name).into()))
 }
 
 /// Switches TCP keepalive on: first probe after `idle`, the next ones every [`KEEPALIVE_PROBE_INTERVAL_MAX`] (or `idle`, if

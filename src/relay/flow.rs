@@ -4,7 +4,7 @@
 //! far as they can go. It only looks at the state, so it does not matter what the input was.
 
 use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watch};
-use super::{CloseReason, Rules, Side};
+use super::{CloseReason, HeaderFault, Rules, Side};
 use crate::limits::{
     BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
     WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
@@ -20,9 +20,10 @@ const FULL_PIECES: u8 = 8;
 impl Relay {
     pub(super) fn advance(&mut self, now: Time, rules: &Rules) {
         match self.phase {
-            Phase::Choosing | Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
-                self.flow(Side::Client);
-            }
+            Phase::AwaitingHeader { .. }
+            | Phase::Choosing
+            | Phase::Connecting { .. }
+            | Phase::ConnectCancelling(Cancelled::Deadline) => self.flow(Side::Client),
             Phase::ConnectCancelling(Cancelled::ClientGone | Cancelled::Killed) | Phase::Ending => {}
             Phase::Relaying { .. } => {
                 self.flow(Side::Client);
@@ -38,9 +39,14 @@ impl Relay {
     /// Sends what waits for `side`, if nothing is being sent to it.
     pub(super) fn push(&mut self, side: Side) {
         let end = self.end_mut(side);
-        if end.tx == Tx::Idle && end.queued > 0 && end.is_open() {
+        if end.tx != Tx::Idle || end.queued == 0 {
+            return;
+        }
+        if end.is_open() {
             end.tx = Tx::Sending;
             self.want(Todo::Send, side);
+        } else if matches!(self.phase, Phase::AwaitingHeader { .. }) {
+            self.want(Todo::ReadHeader, Side::Client);
         }
     }
 
@@ -67,7 +73,7 @@ impl Relay {
     pub(super) fn break_side(&mut self, side: Side, reason: CloseReason, now: Time) {
         self.blame(reason);
         match self.phase {
-            Phase::Choosing | Phase::Refusing { .. } => self.finish(false),
+            Phase::AwaitingHeader { .. } | Phase::Choosing | Phase::Refusing { .. } => self.finish(false),
             Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
                 self.cancel_connect(Cancelled::ClientGone)
             }
@@ -91,6 +97,12 @@ impl Relay {
             self.end_mut(Side::Client).tx = Tx::Shut;
             self.want(Todo::Shutdown, Side::Client);
         }
+    }
+
+    /// The client's header cannot be had: nobody knows who it is, so it is closed.
+    pub(super) fn refuse_header(&mut self, fault: HeaderFault) {
+        self.blame(CloseReason::Header(fault));
+        self.finish(false);
     }
 
     /// Ends the session whatever it is doing; a connect in flight is cancelled first.
@@ -142,6 +154,7 @@ impl Relay {
         // The wheel has let go of the deadline.
         self.next = Time::NEVER;
         match self.phase {
+            Phase::AwaitingHeader { until } if now >= until => self.refuse_header(HeaderFault::Late),
             Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
             Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
                 self.blame(CloseReason::IdleTimeout);
@@ -249,7 +262,7 @@ impl Relay {
     }
 
     /// Closes what is to be closed and idle, and ends the relay when all is closed.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for side in Side::BOTH {
             let end = self.end(side);
             if matches!(end.socket, Socket::Closing { .. }) && !end.in_flight() {
@@ -301,7 +314,7 @@ impl Relay {
     pub(super) fn deadline(&self, rules: &Rules) -> Time {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
-            Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
+            Phase::AwaitingHeader { until } | Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
             Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);

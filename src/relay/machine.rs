@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Action, CloseReason, Input, Kill, ReceiveEnd, Rules, Side, Verdict};
+use super::{Action, CloseReason, HeaderFault, Input, Kill, ReceiveEnd, Rules, Side, Start, Verdict};
 use crate::errno::Errno;
-use crate::limits::{UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
+use crate::limits::{PROXY_HEADER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
 use crate::time::Time;
 
 /// The life of one connection. See the module for its phases.
@@ -21,11 +21,15 @@ pub struct Relay {
     pub(super) active_at: Time,
     /// When the wheel is to call again.
     pub(super) next: Time,
+    /// When the first backend was wanted.
     pub(super) started_at: Time,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    AwaitingHeader {
+        until: Time,
+    },
     Choosing,
     Connecting {
         until: Time,
@@ -149,8 +153,9 @@ pub(super) enum Todo {
     PollUnsent = 22,
     Inspect = 24,
     Close = 26,
-    Deadline = 28,
-    Finished = 29,
+    ReadHeader = 28,
+    Deadline = 29,
+    Finished = 30,
 }
 
 impl End {
@@ -191,7 +196,7 @@ impl End {
 
 impl Relay {
     /// A session whose client has just been accepted. Poll it at once.
-    pub fn new(now: Time) -> Relay {
+    pub fn new(now: Time, start: Start) -> Relay {
         let mut relay = Relay {
             phase: Phase::Choosing,
             ends: [End::new(Socket::Open), End::new(Socket::Absent)],
@@ -203,8 +208,24 @@ impl Relay {
             next: Time::NEVER,
             started_at: now,
         };
-        relay.want(Todo::Choose, Side::Client);
-        relay.arm(Side::Client);
+        match start {
+            Start::Choose { waiting } => {
+                relay.end_mut(Side::Backend).queued = waiting;
+                relay.want(Todo::Choose, Side::Client);
+                relay.arm(Side::Client);
+            }
+            Start::AwaitHeader => {
+                let until = now + PROXY_HEADER_MAX;
+                relay.phase = Phase::AwaitingHeader { until };
+                relay.arm(Side::Client);
+                relay.schedule(until);
+            }
+            Start::Close(reason) => {
+                relay.blame(reason);
+                relay.finish(false);
+                relay.settle();
+            }
+        }
         relay
     }
 
@@ -213,6 +234,8 @@ impl Relay {
         match input {
             Input::Received { side, bytes, more } => return self.handle_received(side, bytes, more, now, rules),
             Input::Sent { side, bytes, whole } => return self.handle_sent(side, bytes, whole, now, rules),
+            Input::HeaderRead { waiting } => self.handle_header_read(waiting, now),
+            Input::HeaderWrong(reason) => self.refuse_header(HeaderFault::Wrong(reason)),
             Input::Connecting => self.handle_connecting(now, rules),
             Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now),
             Input::Connected => self.handle_connected(now, rules),
@@ -271,7 +294,8 @@ impl Relay {
                 Socket::Closing { reset: true } => Action::Reset(side),
                 _ => Action::Close(side),
             },
-            28 => Action::Deadline(self.next),
+            28 => Action::ReadHeader,
+            29 => Action::Deadline(self.next),
             _ => Action::Finished(self.reason.unwrap_or(CloseReason::NoBackend)),
         })
     }
@@ -367,6 +391,14 @@ impl Relay {
         }
     }
 
+    fn handle_header_read(&mut self, waiting: usize, now: Time) {
+        self.end_mut(Side::Backend).queued = waiting;
+        self.phase = Phase::Choosing;
+        // The budget for connects begins when one can be made.
+        self.started_at = now;
+        self.want(Todo::Choose, Side::Client);
+    }
+
     fn handle_connecting(&mut self, now: Time, rules: &Rules) {
         let until = (now + rules.connect_timeout).min(self.started_at + rules.connect_budget);
         self.phase = Phase::Connecting { until };
@@ -421,6 +453,9 @@ impl Relay {
         match end {
             ReceiveEnd::Eof if matches!(self.phase, Phase::Resetting { broken, .. } if broken == side) => {
                 self.end_mut(side).rx = Rx::Broken;
+            }
+            ReceiveEnd::Eof if matches!(self.phase, Phase::AwaitingHeader { .. }) => {
+                self.refuse_header(HeaderFault::Unfinished);
             }
             ReceiveEnd::Eof => {
                 let deadline = Phase::ConnectCancelling(Cancelled::Deadline);

@@ -6,11 +6,15 @@
 //!
 //! # Phases
 //! ```text
+//! AwaitingHeader -> Ending
+//!    v
 //! Choosing -> Connecting -> Relaying -> Resetting -> Ending
 //!    |  ^------'   |            '------------------------^
 //!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
 //!    '-> Refusing -> Ending
 //! ```
+//! - *AwaitingHeader*: only behind a proxy that says who its client is (the PROXY protocol). The client's bytes are
+//!   received and held; no backend is chosen before its header is complete.
 //! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
 //! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
 //!   are over; that the other is slower does not hold it up.
@@ -42,6 +46,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errno::Errno;
+use crate::wire::proxy::Reason;
 
 pub use machine::Relay;
 
@@ -91,9 +96,30 @@ pub struct Rules {
     pub dead_peer_timeout: Option<Duration>,
 }
 
+/// How a session begins.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A backend is chosen.
+    Choose {
+        /// So many bytes of our own wait for it already, to go before the client's.
+        waiting: usize,
+    },
+    /// The client's PROXY protocol header comes first.
+    AwaitHeader,
+    /// The client is closed.
+    Close(CloseReason),
+}
+
 /// What has happened.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// The answer to [`Action::ReadHeader`], where the header is complete and was taken away.
+    HeaderRead {
+        /// So many bytes wait for the backend now.
+        waiting: usize,
+    },
+    /// The answer to [`Action::ReadHeader`], where it is no header.
+    HeaderWrong(Reason),
     /// A backend was chosen and a connect to it is in flight.
     Connecting,
     /// No backend may serve this client.
@@ -225,6 +251,9 @@ pub enum Action {
     Close(Side),
     /// The same, with a reset.
     Reset(Side),
+    /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
+    /// [`Input::HeaderWrong`], or nothing while it is incomplete.
+    ReadHeader,
     /// [`Input::Tick`] is wanted at this time, and not before.
     Deadline(crate::time::Time),
     /// All is closed; this is the last action.
@@ -249,6 +278,8 @@ pub enum CloseReason {
     DeadPeer(Side),
     /// No byte either way for the idle timeout.
     IdleTimeout,
+    /// Its PROXY protocol header was refused.
+    Header(HeaderFault),
     /// No backend could serve.
     NoBackend,
     /// The last connect that was tried failed so.
@@ -274,6 +305,7 @@ impl CloseReason {
             CloseReason::DeadPeer(Side::Client) => "client_dead",
             CloseReason::DeadPeer(Side::Backend) => "backend_dead",
             CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
@@ -289,6 +321,31 @@ impl CloseReason {
                 Some(errno)
             }
             _ => None,
+        }
+    }
+}
+
+/// Why a client was closed that should have sent a PROXY protocol header.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HeaderFault {
+    /// It may not send one.
+    Untrusted,
+    /// It has not sent all of it in time.
+    Late,
+    /// It has ended its stream before.
+    Unfinished,
+    /// It has sent something else.
+    Wrong(Reason),
+}
+
+impl HeaderFault {
+    /// See [`CloseReason::label`].
+    pub const fn label(self) -> &'static str {
+        match self {
+            HeaderFault::Untrusted => "proxy_untrusted",
+            HeaderFault::Late => "proxy_timeout",
+            HeaderFault::Unfinished => "proxy_unfinished",
+            HeaderFault::Wrong(reason) => reason.label(),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
+    WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -16,8 +17,7 @@ struct Session {
 }
 
 impl Session {
-    /// An accepted client, whose first actions are done.
-    fn accepted() -> Session {
+    fn new(start: Start) -> Session {
         let rules = Rules {
             connect_timeout: Duration::from_secs(4),
             connect_budget: Duration::from_secs(10),
@@ -25,8 +25,20 @@ impl Session {
             idle_timeout: Some(Duration::from_secs(600)),
             dead_peer_timeout: Some(Duration::from_secs(30)),
         };
-        let mut session = Session { relay: Relay::new(Time::ZERO), rules, now: Time::ZERO };
+        Session { relay: Relay::new(Time::ZERO, start), rules, now: Time::ZERO }
+    }
+
+    /// An accepted client, whose first actions are done.
+    fn accepted() -> Session {
+        let mut session = Session::new(Start::Choose { waiting: 0 });
         assert_eq!(session.drain(), [Action::Choose, receive(Client)]);
+        session
+    }
+
+    /// A client that was accepted and owes us its header.
+    fn announced() -> Session {
+        let mut session = Session::new(Start::AwaitHeader);
+        assert_eq!(session.drain(), [receive(Client)]);
         session
     }
 
@@ -416,4 +428,126 @@ fn a_kill_resets_both_sides() {
     assert_eq!(s.input(Input::ReceiveEnded(Backend, ReceiveEnd::Cancelled)), [Action::Reset(Backend)]);
     let finished = Action::Finished(CloseReason::Killed(Kill::Shutdown));
     assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Eof)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_header_comes_before_the_choice_of_a_backend() {
+    let mut s = Session::announced();
+    assert_eq!(s.received(Client, 20), [Action::ReadHeader]);
+    // It was incomplete.
+    assert_eq!(s.received(Client, 30), [Action::ReadHeader]);
+    assert_eq!(s.input(Input::HeaderRead { waiting: 7 }), [Action::Choose]);
+    assert_eq!(s.input(Input::Connecting), []);
+    assert_eq!(s.received(Client, 3), []);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 10), []);
+}
+
+#[test]
+fn a_header_and_nothing_behind_it_is_enough() {
+    let mut s = Session::announced();
+    assert_eq!(s.received(Client, 50), [Action::ReadHeader]);
+    assert_eq!(s.input(Input::HeaderRead { waiting: 0 }), [Action::Choose]);
+    s.input(Input::Connecting);
+    assert_eq!(s.input(Input::Connected), [receive(Backend)]);
+    assert_eq!(s.received(Client, 5), [Action::Send(Backend)]);
+}
+
+#[test]
+fn a_header_that_ends_its_receive_is_read_too() {
+    let mut s = Session::announced();
+    let last = Input::Received { side: Client, bytes: 50, more: false };
+    assert_eq!(s.input(last), [receive(Client), Action::ReadHeader]);
+    assert_eq!(s.input(Input::HeaderRead { waiting: 0 }), [Action::Choose]);
+}
+
+#[test]
+fn what_is_no_header_closes_the_client_and_chooses_nobody() {
+    let mut s = Session::announced();
+    s.received(Client, 20);
+    assert_eq!(s.input(Input::HeaderWrong(Reason::NoHeader)), [Action::CancelReceive(Client)]);
+    // What still comes finds no taker.
+    assert!(s.relay.discards(Client));
+    assert_eq!(s.received(Client, 20), []);
+    let finished = Action::Finished(CloseReason::Header(HeaderFault::Wrong(Reason::NoHeader)));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_header_that_does_not_come_in_time_closes_the_client() {
+    let mut s = Session::new(Start::AwaitHeader);
+    let deadline = std::iter::from_fn(|| s.relay.poll()).find(|action| matches!(action, Action::Deadline(_)));
+    assert_eq!(deadline, Some(Action::Deadline(Time::ZERO + PROXY_HEADER_MAX)));
+    let almost = PROXY_HEADER_MAX - Duration::from_millis(1);
+    assert_eq!(s.received(Client, 20), [Action::ReadHeader]);
+    assert_eq!(s.after(almost), [Action::ReadHeader]);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::Header(HeaderFault::Late));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_client_that_ends_or_breaks_before_its_header_is_closed() {
+    let mut s = Session::announced();
+    s.received(Client, 20);
+    let finished = Action::Finished(CloseReason::Header(HeaderFault::Unfinished));
+    assert_eq!(s.eof(Client), [Action::Close(Client), finished]);
+    let mut s = Session::announced();
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.reset(Client), [Action::Close(Client), finished]);
+    let mut s = Session::announced();
+    assert_eq!(s.input(Input::Kill(Kill::Shutdown)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::Killed(Kill::Shutdown));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_client_that_may_send_no_header_is_never_received_from() {
+    let reason = CloseReason::Header(HeaderFault::Untrusted);
+    let mut s = Session::new(Start::Close(reason));
+    assert_eq!(s.drain(), [Action::Close(Client), Action::Finished(reason)]);
+}
+
+#[test]
+fn the_time_for_a_header_is_not_taken_from_that_for_connects() {
+    let mut s = Session::announced();
+    s.rules.connect_budget = Duration::from_secs(3);
+    s.received(Client, 20);
+    s.now = s.now + Duration::from_secs(4);
+    s.input(Input::HeaderRead { waiting: 0 });
+    s.input(Input::Connecting);
+    assert_eq!(s.input(refused()), [Action::Choose]);
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_millis(2_999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelConnect]);
+}
+
+#[test]
+fn what_we_say_first_waits_through_all_attempts_and_goes_once() {
+    let mut s = Session::new(Start::Choose { waiting: 50 });
+    assert_eq!(s.drain(), [Action::Choose, receive(Client)]);
+    s.input(Input::Connecting);
+    assert_eq!(s.received(Client, 10), []);
+    assert_eq!(s.input(refused()), [Action::Choose]);
+    s.input(Input::Connecting);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 60), []);
+    assert!(!s.relay.owes());
+
+    // Without a word of the client it goes alone, at once, and before the client's end of stream.
+    let mut s = Session::new(Start::Choose { waiting: 50 });
+    s.drain();
+    s.input(Input::Connecting);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 50), [Action::Shutdown(Backend)]);
+}
+
+#[test]
+fn each_reason_has_a_label_of_its_own() {
+    let faults = [HeaderFault::Untrusted, HeaderFault::Late, HeaderFault::Unfinished];
+    let wrong = Reason::ALL.iter().map(|reason| HeaderFault::Wrong(*reason));
+    let labels: Vec<&str> = faults.into_iter().chain(wrong).map(|fault| CloseReason::Header(fault).label()).collect();
+    let distinct: std::collections::HashSet<_> = labels.iter().collect();
+    assert_eq!(distinct.len(), labels.len(), "{labels:?}");
 }

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod clock;
+pub mod identity;
 pub mod listener;
 pub mod mailbox;
 pub mod session;
@@ -28,6 +29,7 @@ use crate::slots::Key;
 use crate::time::Time;
 
 use admission::Admission;
+use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::Command;
 use session::{Ended, Route, Sessions};
@@ -62,6 +64,8 @@ pub struct ListenerSetup {
     pub rules: Rules,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// The headers that go before the clients' bytes.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// A data-plane thread's state.
@@ -96,6 +100,7 @@ impl Worker {
                 rules: listener.rules,
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
+                proxy_protocol: listener.proxy_protocol,
             });
         }
         Ok(Worker { ring, sessions: Sessions::new(routes, now), acceptors, commands: setup.commands, now })
@@ -124,6 +129,8 @@ impl Worker {
             self.let_go();
             self.turn_acceptors();
         }
+        // The last of an accept queue may have been closed at once.
+        self.let_go();
         Ok(())
     }
 
@@ -151,7 +158,7 @@ impl Worker {
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
         self.acceptors[usize::from(number)].admission().enter();
-        if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, None, self.now) {
+        if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
             drop(socket);
@@ -202,6 +209,7 @@ impl Worker {
 fn log_end(ended: &Ended, now: Time) {
     tracing::debug!(
         reason = ended.reason.label(),
+        client = ended.client.map(tracing::field::display),
         errno = ended.reason.errno().map(tracing::field::display),
         from_client = ended.received[0],
         from_backend = ended.received[1],

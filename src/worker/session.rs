@@ -5,15 +5,20 @@
 //! finds its session or finds that it has gone.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::address::Address;
+use crate::balance::settings::Policy;
 use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Request, Tried};
-use crate::engine::{self, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
+use crate::engine::{self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
-use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Verdict};
+use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
 use crate::slots::{Key, Slots};
 use crate::time::Time;
+use crate::wire::proxy::{Command, Parsed};
+use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::timers::{Timer, Timers};
 
 /// Where a listener's clients go, as one worker sees it.
@@ -24,6 +29,8 @@ pub struct Route {
     pub chooser: Chooser,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// The headers that go before the clients' bytes.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// What is known of a session that has ended.
@@ -35,11 +42,13 @@ pub struct Ended {
     pub route: u16,
     /// Why it ended.
     pub reason: CloseReason,
+    /// The client's address, where its route asks for it: the one that a proxy has named, or that of the peer.
+    pub client: Option<SocketAddr>,
     /// The backend that served it last, or that it was last meant for.
     pub backend: Option<BackendId>,
     /// When it was accepted.
     pub started: Time,
-    /// Bytes received from the client and from the backend.
+    /// Bytes received from the client, without the header of a proxy, and from the backend.
     pub received: [u64; 2],
 }
 
@@ -58,7 +67,7 @@ struct Session<S> {
     sent_in: [u16; 2],
     route: u16,
     claim: Option<Claim>,
-    client: Option<std::net::IpAddr>,
+    client: Option<SocketAddr>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
     /// The only timer that counts; those set before it are ignored when they fire.
@@ -104,22 +113,17 @@ impl<E: Engine> Sessions<E> {
         self.slots.is_empty()
     }
 
-    /// Begins a session for a client that was accepted by `route`, from the address `client` where it has one.
+    /// Begins a session for a client that was accepted by `route`.
     ///
     /// # Errors
     /// Gives the socket back where no slot is free.
-    pub fn admit(
-        &mut self,
-        engine: &mut E,
-        socket: E::Socket,
-        route: u16,
-        client: Option<std::net::IpAddr>,
-        now: Time,
-    ) -> Result<Key, E::Socket> {
+    pub fn admit(&mut self, engine: &mut E, socket: E::Socket, route: u16, now: Time) -> Result<Key, E::Socket> {
+        let mut held = Chain::new();
+        let (start, client) = self.context.identify(engine, &socket, route, &mut held);
         let session = Session {
-            relay: Relay::new(now),
+            relay: Relay::new(now, start),
             sockets: [Some(socket), None],
-            chains: [Chain::new(), Chain::new()],
+            chains: [Chain::new(), held],
             sent_in: [0; 2],
             route,
             claim: None,
@@ -131,6 +135,7 @@ impl<E: Engine> Sessions<E> {
             received: [0; 2],
         };
         let key = self.slots.insert(session).map_err(|mut session| {
+            engine.buffers().clear(&mut session.chains[Side::Backend as usize]);
             session.sockets[0].take().unwrap_or_else(|| unreachable!("the session was made with its client's socket"))
         })?;
         self.run(engine, key, now);
@@ -235,6 +240,7 @@ impl<E: Engine> Sessions<E> {
             key,
             route: session.route,
             reason,
+            client: session.client,
             backend: session.backend,
             started: session.started,
             received: session.received,
@@ -287,6 +293,25 @@ impl<E: Engine> Sessions<E> {
     }
 }
 
+impl Context {
+    /// Who the client is, as far as its route asks; and how its session begins.
+    fn identify<E: Engine>(
+        &mut self,
+        engine: &mut E,
+        socket: &E::Socket,
+        route: u16,
+        held: &mut Chain,
+    ) -> (Start, Option<SocketAddr>) {
+        let route = &mut self.routes[usize::from(route)];
+        if route.proxy_protocol.is_off() && route.chooser.set().settings().policy != Policy::SourceHash {
+            return (Start::Choose { waiting: 0 }, None);
+        }
+        let addresses = engine.addresses(socket);
+        let start = route.proxy_protocol.begin(&addresses, engine.buffers(), held);
+        (start, addresses.peer.as_ref().and_then(Address::inet))
+    }
+}
+
 impl<S> Session<S> {
     /// Executes one action; some are answered at once.
     fn execute<E: Engine<Socket = S>>(
@@ -308,6 +333,7 @@ impl<S> Session<S> {
                 engine.receive(owner(side), self.sockets[side as usize].as_ref()?, how);
             }
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
+            Action::ReadHeader => return self.read_header(engine, context),
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
             Action::Drop(side) => engine.buffers().clear(&mut self.chains[side as usize]),
             Action::Spill(side) => engine.buffers().spill(&mut self.chains[side as usize]),
@@ -351,6 +377,31 @@ impl<S> Session<S> {
         }
     }
 
+    /// Reads the header of a proxy, if it is complete, and puts the one for the backend in its place.
+    fn read_header<E: Engine<Socket = S>>(&mut self, engine: &mut E, context: &Context) -> Option<Input> {
+        let proxy_protocol = &context.routes[usize::from(self.route)].proxy_protocol;
+        let chain = &mut self.chains[Side::Backend as usize];
+        let header = match identity::read_header(engine.buffers(), chain) {
+            Parsed::Header(header) => header,
+            Parsed::Incomplete { .. } => return None,
+            Parsed::Invalid(reason) => return Some(Input::HeaderWrong(reason)),
+        };
+        engine.buffers().consume(chain, header.bytes);
+        self.received[Side::Client as usize] -= header.bytes as u64;
+        let command = match header.command {
+            Command::Local | Command::Unknown => {
+                let socket = self.sockets[Side::Client as usize].as_ref();
+                identity::own_ends(&socket.map_or_else(Addresses::default, |socket| engine.addresses(socket)))
+            }
+            named @ Command::Proxy { .. } => {
+                self.client = identity::client(&named);
+                named
+            }
+        };
+        proxy_protocol.announce(&command, engine.buffers(), chain);
+        Some(Input::HeaderRead { waiting: chain.bytes() })
+    }
+
     /// Chooses a backend, claims a place with it and begins to connect.
     fn choose<E: Engine<Socket = S>>(
         &mut self,
@@ -361,7 +412,10 @@ impl<S> Session<S> {
     ) -> Input {
         let route = &mut context.routes[usize::from(self.route)];
         let none = Tried::new();
-        let request = Request { client: self.client, tried: self.tried.as_deref().unwrap_or(&none) };
+        let request = Request {
+            client: self.client.map(|client| client.ip().to_canonical()),
+            tried: self.tried.as_deref().unwrap_or(&none),
+        };
         let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
         self.backend = Some(claim.backend().id());
         match engine.open(claim.backend().address(), &route.options) {

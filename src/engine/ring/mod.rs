@@ -35,7 +35,7 @@ use self::queue::Queue;
 use self::scratch::Scratch;
 use super::buffers::{Buffers, Chain};
 use super::socket::{self, Waker};
-use super::{Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role, SocketOptions};
+use super::{Addresses, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::{
@@ -324,6 +324,10 @@ impl Engine for Ring {
 
     fn inspect(&mut self, socket: &OwnedFd) -> Inspection {
         socket::inspect(socket)
+    }
+
+    fn addresses(&mut self, socket: &OwnedFd) -> Addresses {
+        socket::addresses(socket)
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<OwnedFd>>) -> Result<(), Errno> {

@@ -6,7 +6,9 @@ use super::inward::BURST;
 use super::kernel::{Asked, Happening, Kernel, SimSocket};
 use super::link::{Closing, Descriptor, Job, LinkId, Op, Stage};
 use crate::address::Address;
-use crate::engine::{Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, SocketOptions};
+use crate::engine::{
+    Addresses, Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, SocketOptions,
+};
 use crate::errno::Errno;
 use crate::limits::GATHER_MAX;
 use crate::relay::Side;
@@ -123,6 +125,11 @@ impl Engine for Kernel {
             heard: link.heard,
             rtt_us: link.path.latency.as_micros() as u32,
         }
+    }
+
+    fn addresses(&mut self, _socket: &SimSocket) -> Addresses {
+        let local = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 80));
+        Addresses { peer: Some(local.into()), local: Some(local.into()) }
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {

@@ -13,6 +13,7 @@ use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
 use crate::relay::{Kill, Rules, Side};
 use crate::time::Time;
+use crate::worker::identity::ProxyProtocol;
 use crate::worker::session::{Route, Sessions};
 
 /// Connections of one run.
@@ -118,7 +119,12 @@ impl Run {
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
         let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
-        let route = Route { rules: rules.clone(), chooser: Chooser::new(pool.clone(), random.next()), options };
+        let route = Route {
+            rules: rules.clone(),
+            chooser: Chooser::new(pool.clone(), random.next()),
+            options,
+            proxy_protocol: ProxyProtocol::default(),
+        };
         let mut run = Run {
             sessions: Sessions::new(vec![route], kernel.now),
             kernel,
@@ -190,8 +196,7 @@ impl Run {
             self.kernel.link_mut(link).descriptor = Descriptor::Open;
             let now = self.kernel.now;
             let socket = SimSocket { link, open: true };
-            let address = Some(std::net::Ipv4Addr::LOCALHOST.into());
-            let Ok(_) = self.sessions.admit(&mut self.kernel, socket, 0, address, now) else { panic!("no slot") };
+            let Ok(_) = self.sessions.admit(&mut self.kernel, socket, 0, now) else { panic!("no slot") };
             self.admitted += 1;
             self.judge();
         }

@@ -59,6 +59,7 @@ impl Kernel {
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
+            CloseReason::Header(fault) => panic!("{fault:?}, where no header is asked for"),
             CloseReason::Killed(_) => {}
         }
         case.judge_resets();
