@@ -203,6 +203,23 @@ pub const UNIX_PATH_BYTES_MAX: usize = 107;
 /// Bytes of the name of a backend. It may be its address, and the longest of those is `unix:` and a path.
 pub const BACKEND_NAME_BYTES_MAX: usize = 128;
 
+/// Failed connects of one backend whose times are remembered: a larger `max_fails` counts as this.
+pub const FAILS_MAX: u32 = 1000;
+
+/// Parts that `fail_timeout` is divided into to know how many connects finished within it (`fail_share`).
+pub const SHARE_PARTS: u32 = 16;
+
+/// A probe of an ejected backend may take the connect timeout and so much longer before another client may try: a
+/// worker that is late by more has lost its turn.
+pub const PROBE_GRACE: Duration = Duration::from_secs(1);
+
+/// Draws of `random_two` that hit a backend which may not serve, before all are looked at.
+pub const RANDOM_DRAWS: usize = 16;
+
+/// How often `source_hash` hashes a client again before it walks through all backends. With half of them out, one
+/// client in 2^32 gets so far.
+pub const REHASHES_MAX: u64 = 32;
+
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::gate;
+
 /// Slots of one chunk.
 pub(super) const CHUNK: usize = 64;
 
@@ -51,20 +53,49 @@ pub(super) struct Chunk {
     pub(super) words: Row,
     /// Turns taken, in strides: see [`super::turn`].
     pub(super) passes: Row,
+    /// When the ejection is over: see [`super::gate`].
+    pub(super) until: Row,
+    /// Who is probing: see [`super::gate`].
+    pub(super) leases: Row,
+    /// The pool's recovery in which the backend was probed last.
+    pub(super) probed: Row,
+    /// When its slow start began, in nanoseconds; 0: it is not in one.
+    pub(super) since: Row,
+    /// When the next sample of its connects is wanted, in nanoseconds: see [`super::window`].
+    pub(super) sampled: Row,
     /// Connects that succeeded.
     pub(super) connected: Row,
     /// Connects that failed and were the backend's fault.
     pub(super) failed: Row,
+    /// Ejections.
+    pub(super) ejections: Row,
 }
 
 impl Chunk {
     pub(super) fn new() -> Chunk {
-        Chunk { words: Row::new(), passes: Row::new(), connected: Row::new(), failed: Row::new() }
+        Chunk {
+            words: Row::new(),
+            passes: Row::new(),
+            until: Row::new(),
+            leases: Row::new(),
+            probed: Row::new(),
+            since: Row::new(),
+            sampled: Row::new(),
+            connected: Row::new(),
+            failed: Row::new(),
+            ejections: Row::new(),
+        }
+    }
+
+    /// The cells that decide about an ejected backend.
+    pub(super) fn gate(&self, cell: usize) -> gate::Cells<'_, AtomicU64> {
+        gate::Cells { word: self.words.at(cell), until: self.until.at(cell), lease: self.leases.at(cell) }
     }
 
     /// Sets every number of a cell that nobody uses to 0.
     pub(super) fn clear(&self, cell: usize) {
-        for row in [&self.words, &self.passes, &self.connected, &self.failed] {
+        let Chunk { words, passes, until, leases, probed, since, sampled, connected, failed, ejections } = self;
+        for row in [words, passes, until, leases, probed, since, sampled, connected, failed, ejections] {
             row.at(cell).store(0, Ordering::Relaxed);
         }
     }

@@ -10,7 +10,6 @@ use super::policy::Choice;
 use super::pool::Pool;
 use super::random::Random;
 use super::set::BackendSet;
-use super::settings::Policy;
 use super::tried::Tried;
 use crate::time::Time;
 
@@ -38,25 +37,23 @@ pub struct Chooser {
 impl Chooser {
     /// A chooser whose draws follow from `seed`; give every worker another.
     pub fn new(pool: Arc<Pool>, seed: u64) -> Chooser {
-        let cache = Cache::new(pool.current());
+        let cache = Cache::new(pool.current().clone());
         Chooser { pool, cache, random: Random::new(seed) }
     }
 
     /// Chooses a backend and takes a place with it, in one step. Lock-free.
     ///
+    /// The claim may be a probe of an ejected backend whose time has come; then a failed connect is not one of the
+    /// client's attempts ([`Next::counts`](super::Next::counts)).
+    ///
     /// # Errors
     /// [`NoneEligible`] where no backend may take this client now.
-    pub fn choose(&mut self, request: &Request<'_>, _now: Time) -> Result<Claim, NoneEligible> {
-        let set = self.cache.load();
+    pub fn choose(&mut self, request: &Request<'_>, now: Time) -> Result<Claim, NoneEligible> {
         if request.tried.is_full() {
             return Err(NoneEligible);
         }
-        let choice = Choice { floor: self.pool.floor(), tried: request.tried };
-        let claim = match set.settings().policy {
-            Policy::LeastConnections => choice.least_connections(&set.primaries, &mut self.random),
-            Policy::RoundRobin => choice.round_robin(&set.primaries),
-        };
-        claim.ok_or(NoneEligible)
+        let choice = Choice { pool: &self.pool, set: self.cache.load(), request, now };
+        choice.claim(&mut self.random).ok_or(NoneEligible)
     }
 
     /// The snapshot that the next choice will be made from. Call this when the pool may have changed: until then the

@@ -24,10 +24,16 @@
 //!
 //! Choosing takes no lock. `docs/balance.md` states the laws that hold, and argues the memory orderings.
 
+mod backend;
 mod cells;
 mod choose;
 mod claim;
 pub mod failure;
+mod gate;
+mod group;
+mod hash;
+mod health;
+mod passive;
 mod policy;
 mod pool;
 mod random;
@@ -36,14 +42,16 @@ mod set;
 pub mod settings;
 mod tried;
 mod turn;
+mod window;
 mod word;
 
 #[cfg(test)]
 mod tests;
 
+pub use backend::{Backend, Standing};
 pub use choose::{Chooser, NoneEligible, Request};
 pub use claim::{Claim, Next};
 pub use failure::Failure;
-pub use pool::{Changes, Pool, SetError};
-pub use set::{Backend, BackendSet};
+pub use pool::{Changes, CheckEffect, Pool, SetError};
+pub use set::BackendSet;
 pub use tried::{BackendId, Tried};

@@ -1,120 +1,302 @@
 //! How each policy chooses and claims in one step.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cells::Chunk;
+use super::choose::Request;
 use super::claim::Claim;
-use super::random::Random;
-use super::set::{Group, Member};
-use super::tried::Tried;
+use super::gate::Lease;
+use super::group::{Group, Member};
+use super::hash::{Table, hash_client};
+use super::pool::Pool;
+use super::random::{Random, scale};
+use super::set::BackendSet;
+use super::settings::Policy;
 use super::turn::{self, Turn};
 use super::word::{self, Word};
-use crate::limits::{LEAST_CONNECTIONS_DRAWS, LEAST_CONNECTIONS_EXACT_MAX};
+use crate::limits::{LEAST_CONNECTIONS_DRAWS, LEAST_CONNECTIONS_EXACT_MAX, PROBE_GRACE, RANDOM_DRAWS, REHASHES_MAX};
+use crate::time::Time;
 
-/// What one choice is made for.
+/// Weights are multiplied by this, so that those of a slow start can be a part of one.
+const WHOLE: u64 = 256;
+
+/// What one choice is made of.
 pub(super) struct Choice<'a> {
-    pub(super) floor: &'a AtomicU64,
-    pub(super) tried: &'a Tried,
+    pub(super) pool: &'a Pool,
+    pub(super) set: &'a BackendSet,
+    pub(super) request: &'a Request<'a>,
+    pub(super) now: Time,
+}
+
+/// A backend as a choice sees it.
+#[derive(Copy, Clone)]
+struct Seat<'a> {
+    group: &'a Group,
+    ordinal: usize,
+    member: &'a Member,
+    chunk: &'a Chunk,
 }
 
 /// The best backend found so far, as it was when it was looked at.
-struct Best {
-    ordinal: usize,
+struct Best<'a> {
+    seat: Seat<'a>,
     word: Word,
-    weight: u32,
+    weight: u64,
     /// Its place in line; looked up only when there is a tie.
     turn: Option<u64>,
 }
 
-impl Choice<'_> {
+impl<'a> Seat<'a> {
+    fn of(group: &'a Group, ordinal: usize) -> Seat<'a> {
+        let (member, chunk) = group.member(ordinal);
+        Seat { group, ordinal, member, chunk }
+    }
+
+    fn cell(&self) -> usize {
+        self.member.slot.cell()
+    }
+
+    fn word(&self) -> Word {
+        word::read(self.chunk.words.at(self.cell()))
+    }
+
+    fn pass(&self) -> &'a AtomicU64 {
+        self.chunk.passes.at(self.cell())
+    }
+}
+
+impl<'a> Choice<'a> {
+    /// Chooses by the pool's policy: a primary, or where none may serve a backup, or where all are ejected a probe.
+    pub(super) fn claim(&self, random: &mut Random) -> Option<Claim> {
+        let set = self.set;
+        self.among(&set.primaries, set.tables.primaries(), random)
+            .or_else(|| self.among(&set.backups, set.tables.backups(), random))
+            .or_else(|| self.recover())
+    }
+
+    fn among(&self, group: &'a Group, table: Option<&Table>, random: &mut Random) -> Option<Claim> {
+        match self.set.settings().policy {
+            Policy::LeastConnections => self.least_connections(group, random),
+            Policy::RoundRobin => self.round_robin(group),
+            Policy::RandomTwo => self.random_two(group, random),
+            Policy::SourceHash => self.source_hash(group, table, random),
+            Policy::First => (0..group.len()).find_map(|ordinal| self.take(Seat::of(group, ordinal))),
+        }
+    }
+
     /// The smallest `active / weight`; ties by turn. The exchange succeeds only if the word is the one that was
     /// compared: whoever loses it to another worker looks again.
-    pub(super) fn least_connections(&self, group: &Group, random: &mut Random) -> Option<Claim> {
+    fn least_connections(&self, group: &'a Group, random: &mut Random) -> Option<Claim> {
         loop {
             let best = match group.len() {
                 0..=LEAST_CONNECTIONS_EXACT_MAX => self.lightest(group),
                 _ => self.lightest_of_draws(group, random).or_else(|| self.lightest(group)),
             };
-            let Best { ordinal, word, .. } = best?;
-            let (member, chunk) = group.member(ordinal);
-            let cell = member.slot.cell();
-            if word::claim(chunk.words.at(cell), word) {
-                turn::advance(chunk.passes.at(cell), self.floor, group.stride(ordinal));
-                return Some(Claim::new(group.backend(ordinal).clone(), word.gate()));
+            if let Some(claim) = self.take_best(&best?) {
+                return Some(claim);
             }
         }
     }
 
     /// Whose turn it is. The exchange on the pass hands each turn out once, over all workers.
-    pub(super) fn round_robin(&self, group: &Group) -> Option<Claim> {
+    fn round_robin(&self, group: &'a Group) -> Option<Claim> {
         loop {
-            let mut next: Option<(Turn, usize, Word)> = None;
+            let mut next: Option<(Turn, Seat<'a>)> = None;
             group.each(|ordinal, member, chunk| {
-                let word = word::read(chunk.words.at(member.slot.cell()));
-                if self.may_take(member, word) {
-                    let turn = turn::read(chunk.passes.at(member.slot.cell()), self.floor, group.stride(ordinal));
-                    if next.is_none_or(|(best, ..)| turn.at < best.at) {
-                        next = Some((turn, ordinal, word));
+                let seat = Seat { group, ordinal, member, chunk };
+                if self.may_take(seat, seat.word()) {
+                    let turn = self.turn(seat);
+                    if next.is_none_or(|(best, _)| turn.at < best.at) {
+                        next = Some((turn, seat));
                     }
                 }
             });
-            let (turn, ordinal, word) = next?;
-            let (member, chunk) = group.member(ordinal);
-            let cell = member.slot.cell();
-            let won = turn::take(turn, chunk.passes.at(cell), self.floor, group.stride(ordinal));
-            if won && word::claim_behind(chunk.words.at(cell), word.gate(), member.limit) {
-                return Some(Claim::new(group.backend(ordinal).clone(), word.gate()));
+            let (turn, seat) = next?;
+            if turn::take(turn, seat.pass(), self.pool.floor(), self.stride(seat))
+                && let Some(claim) = self.take(seat)
+            {
+                return Some(claim);
             }
         }
     }
 
-    fn lightest(&self, group: &Group) -> Option<Best> {
+    /// The lighter of two different draws. Where draws keep hitting backends that may not serve, all are looked at.
+    fn random_two(&self, group: &'a Group, random: &mut Random) -> Option<Claim> {
+        loop {
+            let mut best = None;
+            match self.draw(group, None, random) {
+                Some(one) => {
+                    self.consider(&mut best, one);
+                    if let Some(two) = self.draw(group, Some(one.ordinal), random) {
+                        self.consider(&mut best, two);
+                    }
+                }
+                None => best = Some(self.lightest(group)?),
+            }
+            if let Some(claim) = best.and_then(|best| self.take_best(&best)) {
+                return Some(claim);
+            }
+        }
+    }
+
+    /// Where the client's address leads; hashed again as long as that backend cannot serve. A client without an address
+    /// is led anywhere.
+    fn source_hash(&self, group: &'a Group, table: Option<&Table>, random: &mut Random) -> Option<Claim> {
+        let hash = self.request.client.map_or_else(|| random.number(), hash_client);
+        let table = table?;
+        let hashed = (0..REHASHES_MAX).filter_map(|attempt| table.pick(hash, attempt));
+        let start = scale(hash, group.len() as u64) as usize;
+        let walked = (start..group.len()).chain(0..start);
+        hashed.chain(walked).find_map(|ordinal| self.take(Seat::of(group, ordinal)))
+    }
+
+    /// In recovery, each backend may be probed before its ejection is over, by one client at a time, until each has
+    /// been probed once.
+    fn recover(&self) -> Option<Claim> {
+        let recovery = self.pool.recovery().load(Ordering::Acquire);
+        if recovery == 0 {
+            return None;
+        }
+        [&self.set.primaries, &self.set.backups].into_iter().find_map(|group| {
+            (0..group.len()).find_map(|ordinal| {
+                let seat = Seat::of(group, ordinal);
+                let probed = seat.chunk.probed.at(seat.cell());
+                let unprobed = || probed.load(Ordering::Relaxed) != recovery;
+                let word = seat.word();
+                let possible = !word.gate().is_open() && self.has_room(seat.member, word) && unprobed();
+                if possible { self.probe(seat, word, unprobed) } else { None }
+            })
+        })
+    }
+
+    fn lightest(&self, group: &'a Group) -> Option<Best<'a>> {
         let mut best = None;
-        group.each(|ordinal, member, chunk| self.consider(group, &mut best, (ordinal, member, chunk)));
+        group.each(|ordinal, member, chunk| self.consider(&mut best, Seat { group, ordinal, member, chunk }));
         best
     }
 
-    fn lightest_of_draws(&self, group: &Group, random: &mut Random) -> Option<Best> {
+    fn lightest_of_draws(&self, group: &'a Group, random: &mut Random) -> Option<Best<'a>> {
         let mut best = None;
         for _ in 0..LEAST_CONNECTIONS_DRAWS {
             let ordinal = random.below(group.len() as u64) as usize;
-            let (member, chunk) = group.member(ordinal);
-            self.consider(group, &mut best, (ordinal, member, chunk));
+            self.consider(&mut best, Seat::of(group, ordinal));
         }
         best
     }
 
+    /// Draws one by weight that may serve, and is not `except`.
+    fn draw(&self, group: &'a Group, except: Option<usize>, random: &mut Random) -> Option<Seat<'a>> {
+        for _ in 0..RANDOM_DRAWS {
+            let seat = Seat::of(group, group.draw(except, random)?);
+            if self.may_take(seat, seat.word()) {
+                return Some(seat);
+            }
+        }
+        None
+    }
+
     #[inline]
-    fn consider(&self, group: &Group, best: &mut Option<Best>, (ordinal, member, chunk): (usize, &Member, &Chunk)) {
-        let word = word::read(chunk.words.at(member.slot.cell()));
-        if !self.may_take(member, word) {
+    fn consider(&self, best: &mut Option<Best<'a>>, seat: Seat<'a>) {
+        let word = seat.word();
+        if !self.may_take(seat, word) {
             return;
         }
-        let challenger = Best { ordinal, word, weight: member.weight, turn: None };
+        let challenger = Best { seat, word, weight: self.weight(seat), turn: None };
         let Some(holder) = best else {
             *best = Some(challenger);
             return;
         };
-        let load = u64::from(word.active()) * u64::from(holder.weight);
-        let holders = u64::from(holder.word.active()) * u64::from(member.weight);
-        if load < holders {
+        // Below 2^32 connections times 2^24: the product does not overflow.
+        let load = u64::from(word.active()) * holder.weight;
+        let held = u64::from(holder.word.active()) * challenger.weight;
+        if load < held {
             *best = Some(challenger);
-        } else if load == holders {
-            let held = *holder.turn.get_or_insert_with(|| self.turn(group, holder.ordinal));
-            let turn = self.turn(group, ordinal);
-            if (turn, ordinal) < (held, holder.ordinal) {
+        } else if load == held {
+            let held = *holder.turn.get_or_insert_with(|| self.turn(holder.seat).at);
+            let turn = self.turn(seat).at;
+            if (turn, seat.ordinal) < (held, holder.seat.ordinal) {
                 *best = Some(Best { turn: Some(turn), ..challenger });
             }
         }
     }
 
-    fn turn(&self, group: &Group, ordinal: usize) -> u64 {
-        let (member, chunk) = group.member(ordinal);
-        turn::read(chunk.passes.at(member.slot.cell()), self.floor, group.stride(ordinal)).at
+    /// Claims the best, if it still is what was compared.
+    fn take_best(&self, best: &Best<'a>) -> Option<Claim> {
+        let seat = best.seat;
+        let claim = if best.word.gate().is_open() {
+            let claimed = word::claim(seat.chunk.words.at(seat.cell()), best.word);
+            claimed.then(|| self.claim_of(seat, best.word, Lease::NONE))
+        } else {
+            self.probe(seat, best.word, || false)
+        };
+        if claim.is_some() {
+            turn::advance(seat.pass(), self.pool.floor(), self.stride(seat));
+        }
+        claim
+    }
+
+    /// Claims this backend, if it may serve.
+    fn take(&self, seat: Seat<'a>) -> Option<Claim> {
+        let word = seat.word();
+        if !self.may_take(seat, word) {
+            return None;
+        }
+        if !word.gate().is_open() {
+            return self.probe(seat, word, || false);
+        }
+        let claimed = word::claim_behind(seat.chunk.words.at(seat.cell()), word.gate(), seat.member.limit);
+        claimed.then(|| self.claim_of(seat, word, Lease::NONE))
+    }
+
+    /// Claims an ejected backend in order to probe it, if nobody else does.
+    fn probe(&self, seat: Seat<'a>, word: Word, early: impl Fn() -> bool) -> Option<Claim> {
+        let end = self.now + self.set.settings().connect_timeout + PROBE_GRACE;
+        let gate = seat.chunk.gate(seat.cell());
+        let lease = gate.lend((word.gate(), seat.member.limit), (self.now, end), early)?;
+        Some(self.claim_of(seat, word, lease))
+    }
+
+    fn claim_of(&self, seat: Seat<'a>, word: Word, lease: Lease) -> Claim {
+        Claim::new(seat.group.backends()[seat.ordinal].clone(), word.gate(), lease)
     }
 
     #[inline]
-    fn may_take(&self, member: &Member, word: Word) -> bool {
-        word.active() < member.limit && (self.tried.is_empty() || !self.tried.contains(member.id))
+    fn may_take(&self, seat: Seat<'_>, word: Word) -> bool {
+        self.has_room(seat.member, word) && (word.gate().is_open() || seat.chunk.gate(seat.cell()).is_due(self.now))
+    }
+
+    #[inline]
+    fn has_room(&self, member: &Member, word: Word) -> bool {
+        let tried = self.request.tried;
+        word.active() < member.limit && (tried.is_empty() || !tried.contains(member.id))
+    }
+
+    fn turn(&self, seat: Seat<'_>) -> Turn {
+        turn::read(seat.pass(), self.pool.floor(), self.stride(seat))
+    }
+
+    #[inline]
+    fn weight(&self, seat: Seat<'_>) -> u64 {
+        u64::from(seat.member.weight) * self.started(seat)
+    }
+
+    fn stride(&self, seat: Seat<'_>) -> u64 {
+        seat.group.stride(seat.ordinal) * WHOLE / self.started(seat)
+    }
+
+    /// How much of its weight a backend has by now, of [`WHOLE`]: less in its slow start.
+    #[inline]
+    fn started(&self, seat: Seat<'_>) -> u64 {
+        let ramp = seat.group.ramp(seat.ordinal);
+        if ramp == 0 {
+            return WHOLE;
+        }
+        let since = seat.chunk.since.at(seat.cell()).load(Ordering::Relaxed);
+        let elapsed = self.now.nanos().saturating_sub(since);
+        if since == 0 || elapsed >= ramp {
+            return WHOLE;
+        }
+        let part = u128::from(elapsed) * u128::from(WHOLE) / u128::from(ramp);
+        (part as u64).max(1)
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::passive::{Afresh, Passive};
 use super::registry::Registry;
 use super::set::BackendSet;
 use super::settings::{BackendSettings, PoolSettings};
@@ -15,13 +16,17 @@ use crate::time::Time;
 
 /// A pool of backends, shared by all workers and the control thread.
 ///
-/// Workers choose through a [`Chooser`](super::Chooser), which takes no lock. The control thread replaces the set
-/// and collects what is no longer used.
+/// Workers choose through a [`Chooser`](super::Chooser), which takes no lock. The control thread replaces the set,
+/// reports checks, and collects what is no longer used.
 pub struct Pool {
     name: String,
     current: Arc<ArcSwap<BackendSet>>,
     floor: Floor,
+    /// The number of the recovery that the pool is in, or 0: see [`super::passive`].
+    recovery: AtomicU64,
+    /// Taken before `passive` where both are.
     registry: Mutex<Registry>,
+    passive: Mutex<Passive>,
 }
 
 /// The turn taken last (see [`super::turn`]), on cache lines of its own: every choice writes it.
@@ -67,20 +72,31 @@ pub enum SetError {
     },
 }
 
+/// What a check's result has changed.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckEffect {
+    /// The backend came up, or went down.
+    pub up: Option<bool>,
+    /// Its ejection ended early.
+    pub returned: bool,
+}
+
 impl Pool {
     /// A pool named as in `settings`.
     ///
     /// # Errors
     /// [`SetError`] where the set is not a possible one.
     pub fn new(settings: PoolSettings, backends: Vec<BackendSettings>, now: Time) -> Result<Arc<Pool>, SetError> {
-        let pool = Pool {
+        let pool = Arc::new_cyclic(|pool| Pool {
             name: settings.name.clone(),
             current: Arc::new(ArcSwap::from_pointee(BackendSet::empty(settings.clone()))),
             floor: Floor::default(),
-            registry: Mutex::default(),
-        };
+            recovery: AtomicU64::new(0),
+            registry: Mutex::new(Registry::new(pool.clone())),
+            passive: Mutex::default(),
+        });
         pool.replace(settings, backends, now)?;
-        Ok(Arc::new(pool))
+        Ok(pool)
     }
 
     /// Its name.
@@ -93,8 +109,9 @@ impl Pool {
         self.current.load_full()
     }
 
-    /// Makes `backends` the set, all at once. Backends whose name stays keep their counters and sessions. The pool
-    /// keeps its own name, whatever `settings` says.
+    /// Makes `backends` the set, all at once. Backends whose name stays keep their counters and sessions; where the
+    /// address changed, failures, ejection, checks and slow start begin afresh. The pool keeps its own name,
+    /// whatever `settings` says.
     ///
     /// The old snapshot stays with the pool until [`collect`](Pool::collect) finds that no worker uses it, so that it
     /// is dropped by the thread that calls this and never by a worker.
@@ -110,36 +127,73 @@ impl Pool {
         self.check(&backends)?;
         let settings = PoolSettings { name: self.name.clone(), ..settings };
         let mut registry = self.registry();
-        registry.collect();
-        let (set, changes) = registry.build(settings, backends, self.floor());
-        let Time { .. } = now;
-        registry.retire(self.current.swap(Arc::new(set)));
-        Ok(changes)
+        let built = registry.build(&self.current.load(), settings, backends, now);
+        built.enter(self.floor());
+        registry.retire(self.publish(built.set, &built.afresh, now));
+        Ok(built.changes)
+    }
+
+    /// Reports the result of an active check that began at `begun`. Nothing changes where the pool has no
+    /// [`HealthSettings`](super::settings::HealthSettings), or no backend of that name, or where the check began
+    /// before the backend came to its address.
+    pub fn report_check(&self, backend: &str, passed: bool, begun: Time, now: Time) -> CheckEffect {
+        let mut registry = self.registry();
+        let set = self.current.load();
+        let Some((backend, health)) = registry.health(backend, begun) else { return CheckEffect::default() };
+        let Some(rules) = set.settings().health else { return CheckEffect::default() };
+        let up = health.count(passed, rules);
+        let ejected_at = self.ejected_at(&backend);
+        let over = health.count_since_ejection(passed, begun, ejected_at, rules);
+        let returned = over && ejected_at.is_some_and(|at| self.end_ejection(&backend, at, now));
+        if let Some(up) = up {
+            let mut afresh = Afresh::default();
+            let (flipped, set) = registry.flip(&set, &backend, up);
+            if up {
+                afresh.ramping.push(flipped);
+            }
+            registry.retire(self.publish(set, &afresh, now));
+        }
+        CheckEffect { up, returned }
     }
 
     /// Drops the retired snapshots that no worker uses any more, and forgets the removed backends that nobody
     /// holds a connection of. Gives the names of those: with them their metrics end.
     ///
-    /// For the control thread: it may free the memory of a large set.
+    /// For the control thread, every now and then and after each change: it may free the memory of a large set.
     pub fn collect(&self) -> Vec<String> {
-        self.registry().collect()
+        let (names, ids) = self.registry().collect().into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        self.forget(&ids);
+        names
     }
 
     /// The names that have counters: those of the current set in its order, then those that were removed and are still in
     /// use, by name.
     pub fn names_in_use(&self) -> Vec<String> {
-        self.registry().names()
+        self.registry().names(&self.current.load())
     }
 
-    pub(super) fn current(&self) -> Arc<ArcSwap<BackendSet>> {
-        self.current.clone()
+    /// Whether every backend that could serve is ejected.
+    pub fn is_in_recovery(&self) -> bool {
+        self.recovery.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn current(&self) -> &Arc<ArcSwap<BackendSet>> {
+        &self.current
     }
 
     pub(super) fn floor(&self) -> &AtomicU64 {
         &self.floor.0
     }
 
-    /// What is behind the lock is changed in steps that cannot panic half-way, so a poisoned lock is as good as new.
+    pub(super) fn recovery(&self) -> &AtomicU64 {
+        &self.recovery
+    }
+
+    pub(super) fn passive(&self) -> MutexGuard<'_, Passive> {
+        self.passive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is behind the locks is changed in steps that cannot panic half-way, so a poisoned lock is as good as new.
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,83 +1,130 @@
 //! The control thread's book of a pool: which name has which slot, and what is still in use.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
+use super::backend::{Backend, Record};
 use super::cells::{CHUNK, Chunk, Slot};
-use super::pool::Changes;
-use super::set::{Backend, BackendSet, Record};
-use super::settings::{BackendSettings, PoolSettings};
+use super::health::Health;
+use super::passive::Afresh;
+use super::pool::{Changes, Pool};
+use super::set::BackendSet;
+use super::settings::{BackendSettings, PoolSettings, State};
 use super::tried::BackendId;
 use super::turn;
+use crate::time::Time;
 
 /// Everything about a pool that only its control thread needs.
-#[derive(Default)]
 pub(super) struct Registry {
+    pool: Weak<Pool>,
     /// Every name that has a slot: those of the current set, and those removed that are still in use.
     entries: HashMap<String, Entry>,
-    /// The current set in its order.
-    backends: Vec<Arc<Backend>>,
     chunks: Vec<Arc<Chunk>>,
     free: Vec<Slot>,
     ids: u32,
-    revision: u64,
     retired: Vec<Arc<BackendSet>>,
 }
 
 struct Entry {
     record: Arc<Record>,
-    /// As it stands in the current set; `None` where it was removed and only waits for its last session and the last
-    /// snapshot that knows it.
+    /// In the current set. Otherwise it only waits for its last session and the last snapshot that knows it.
     backend: Option<Arc<Backend>>,
+    health: Health,
+}
+
+/// A snapshot that is ready to be published.
+pub(super) struct Built {
+    pub(super) set: Arc<BackendSet>,
+    pub(super) changes: Changes,
+    pub(super) afresh: Afresh,
+    newcomers: Vec<Arc<Backend>>,
 }
 
 impl Registry {
-    /// Builds the snapshot of a new set, and says what it changes.
+    pub(super) fn new(pool: Weak<Pool>) -> Registry {
+        Registry { pool, entries: HashMap::new(), chunks: Vec::new(), free: Vec::new(), ids: 0, retired: Vec::new() }
+    }
+
+    /// Builds the snapshot that follows `old`, and says what it changes.
     pub(super) fn build(
         &mut self,
+        old: &BackendSet,
         settings: PoolSettings,
         wanted: Vec<BackendSettings>,
-        floor: &AtomicU64,
-    ) -> (BackendSet, Changes) {
-        let mut changes = Changes::default();
-        let old = std::mem::take(&mut self.backends);
-        for entry in self.entries.values_mut() {
-            entry.backend = None;
-        }
-        let mut before: HashMap<&str, &Arc<Backend>> = old.iter().map(|backend| (backend.name(), backend)).collect();
-        let mut newcomers = Vec::new();
+        now: Time,
+    ) -> Built {
+        let (mut changes, mut afresh, mut newcomers) = (Changes::default(), Afresh::default(), Vec::new());
+        let mut before: HashMap<&str, &Arc<Backend>> =
+            old.backends().iter().map(|backend| (backend.name(), backend)).collect();
+        let mut backends = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let name = wanted.name.clone();
-            let backend = match before.remove(name.as_str()) {
-                Some(same) if *same.settings() == wanted => {
-                    changes.kept.push(name.clone());
-                    same.clone()
-                }
-                Some(other) => {
-                    changes.changed.push(name.clone());
-                    Arc::new(Backend::new(other.record.clone(), wanted))
-                }
-                None => {
-                    changes.added.push(name.clone());
-                    let newcomer = Arc::new(Backend::new(self.record(&name), wanted));
-                    newcomers.push(newcomer.clone());
-                    newcomer
-                }
+            let was = before.remove(name.as_str());
+            let moved = was.is_none_or(|was| *was.address() != wanted.address);
+            let ramps = moved
+                || was.is_some_and(|was| was.settings().state == State::Maint && was.settings().state != wanted.state);
+            let entry = self.entry(&name, now);
+            // Without checks nobody would ever say that it is up again.
+            if moved || settings.health.is_none() {
+                entry.health = Health::new(now);
+            }
+            let up = entry.health.is_up();
+            let backend = match was {
+                Some(was) if *was.settings() == wanted && was.is_up() == up => was.clone(),
+                _ => Arc::new(Backend::new(entry.record.clone(), wanted, up)),
             };
-            let entry = Entry { record: backend.record.clone(), backend: Some(backend.clone()) };
-            self.entries.insert(name, entry);
-            self.backends.push(backend);
+            entry.backend = Some(backend.clone());
+            match was {
+                None => &mut changes.added,
+                Some(was) if was.settings() == backend.settings() => &mut changes.kept,
+                Some(_) => &mut changes.changed,
+            }
+            .push(name);
+            if moved {
+                afresh.cleared.push(backend.clone());
+            }
+            if was.is_none() {
+                newcomers.push(backend.clone());
+            }
+            // Where all are new none is the favourite, and none needs to be spared.
+            if ramps && !old.backends().is_empty() {
+                afresh.ramping.push(backend.clone());
+            }
+            backends.push(backend);
         }
-        let removed = old.iter().filter(|backend| before.contains_key(backend.name()));
+        let removed = old.backends().iter().filter(|backend| before.contains_key(backend.name()));
         changes.removed = removed.map(|backend| backend.name().to_owned()).collect();
-        self.revision += 1;
-        let set = BackendSet::new(settings, self.revision, self.backends.clone(), self.chunks.clone().into());
-        for newcomer in newcomers {
-            let pass = newcomer.record.chunk.passes.at(newcomer.record.slot.cell());
-            turn::enter(pass, floor, set.stride(newcomer.weight()));
+        for name in &changes.removed {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.backend = None;
+            }
         }
-        (set, changes)
+        Built { set: self.set(old, settings, backends), changes, afresh, newcomers }
+    }
+
+    /// The snapshot that follows `old` where only this backend comes up or goes down, and the backend as it is in it.
+    pub(super) fn flip(
+        &mut self,
+        old: &BackendSet,
+        backend: &Arc<Backend>,
+        up: bool,
+    ) -> (Arc<Backend>, Arc<BackendSet>) {
+        let flipped = Arc::new(Backend::new(backend.record().clone(), backend.settings().clone(), up));
+        if let Some(entry) = self.entries.get_mut(backend.name()) {
+            entry.backend = Some(flipped.clone());
+        }
+        let swap = |one: &Arc<Backend>| if one.id() == flipped.id() { flipped.clone() } else { one.clone() };
+        let backends = old.backends().iter().map(swap).collect();
+        let set = self.set(old, old.settings().clone(), backends);
+        (flipped, set)
+    }
+
+    /// A backend of the current set and its health, for a check that began at `begun`.
+    pub(super) fn health(&mut self, name: &str, begun: Time) -> Option<(Arc<Backend>, &mut Health)> {
+        let entry = self.entries.get_mut(name)?;
+        let backend = entry.backend.clone()?;
+        (begun >= entry.health.counts_from()).then_some((backend, &mut entry.health))
     }
 
     /// Keeps a snapshot that is no longer current until nobody else does.
@@ -85,8 +132,8 @@ impl Registry {
         self.retired.push(set);
     }
 
-    /// See [`Pool::collect`](super::Pool::collect).
-    pub(super) fn collect(&mut self) -> Vec<String> {
+    /// See [`Pool::collect`].
+    pub(super) fn collect(&mut self) -> Vec<(String, BackendId)> {
         // Once it is ours alone nobody can get at it any more: it is not current, and no worker's cache has it.
         self.retired.retain(|set| Arc::strong_count(set) > 1);
         let free = &mut self.free;
@@ -99,27 +146,37 @@ impl Registry {
             let Some(record) = Arc::get_mut(&mut entry.record) else { return true };
             record.clear();
             free.push(record.slot);
-            gone.push(name.clone());
+            gone.push((name.clone(), record.id));
             false
         });
-        gone.sort_unstable();
+        gone.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         gone
     }
 
-    /// See [`Pool::names_in_use`](super::Pool::names_in_use).
-    pub(super) fn names(&self) -> Vec<String> {
+    /// See [`Pool::names_in_use`].
+    pub(super) fn names(&self, set: &BackendSet) -> Vec<String> {
         let removed = self.entries.iter().filter(|(_, entry)| entry.backend.is_none());
         let mut removed: Vec<String> = removed.map(|(name, _)| name.clone()).collect();
         removed.sort_unstable();
-        let present = self.backends.iter().map(|backend| backend.name().to_owned());
+        let present = set.backends().iter().map(|backend| backend.name().to_owned());
         present.chain(removed).collect()
     }
 
-    /// The record of a name: the one that it had, where it was removed and is still in use, or a new one.
-    fn record(&mut self, name: &str) -> Arc<Record> {
-        if let Some(entry) = self.entries.get(name) {
-            return entry.record.clone();
+    fn set(&self, old: &BackendSet, settings: PoolSettings, backends: Vec<Arc<Backend>>) -> Arc<BackendSet> {
+        let chunks = self.chunks.clone().into();
+        Arc::new(BackendSet::new(settings, old.revision() + 1, backends, chunks, &old.tables))
+    }
+
+    /// The entry of a name: the one that it had, where it was removed and is still in use, or a new one.
+    fn entry(&mut self, name: &str, now: Time) -> &mut Entry {
+        if !self.entries.contains_key(name) {
+            let entry = Entry { record: self.record(), backend: None, health: Health::new(now) };
+            self.entries.insert(name.to_owned(), entry);
         }
+        self.entries.get_mut(name).expect("it was there or has just been inserted")
+    }
+
+    fn record(&mut self) -> Arc<Record> {
         if self.free.is_empty() {
             let chunk = self.chunks.len();
             self.chunks.push(Arc::new(Chunk::new()));
@@ -128,16 +185,16 @@ impl Registry {
         }
         let slot = self.free.pop().expect("a chunk of free slots was just added");
         self.ids += 1;
-        Arc::new(Record { id: BackendId(self.ids), slot, chunk: self.chunks[slot.chunk()].clone() })
+        let chunk = self.chunks[slot.chunk()].clone();
+        Arc::new(Record { id: BackendId(self.ids), slot, chunk, pool: self.pool.clone() })
     }
 }
 
-impl Record {
-    /// Empties the cells for the next owner of the slot. Exclusive: nobody else holds the record, so no claim and no
-    /// snapshot leads to the slot.
-    fn clear(&mut self) {
-        let cell = self.slot.cell();
-        debug_assert_eq!(self.chunk.words.at(cell).load(Ordering::Relaxed) as u32, 0, "a place without a claim");
-        self.chunk.clear(cell);
+impl Built {
+    /// Puts the newcomers in line for their turns.
+    pub(super) fn enter(&self, floor: &AtomicU64) {
+        for newcomer in &self.newcomers {
+            turn::enter(newcomer.cell(|chunk| &chunk.passes), floor, self.set.stride(newcomer.weight()));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The backends that one client has already tried.
 
-use super::set::Backend;
+use super::backend::Backend;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 
 /// Names a backend within its pool. Never reused, unlike the slot of its counters.

@@ -2,8 +2,9 @@
 //!
 //! Every backend has a `pass`, which grows by its stride (the inverse of its weight) with each turn; the smallest
 //! goes next. The pool has a `floor`, the pass of the turn taken last. A pass counts as at least the floor, so
-//! that whoever comes late or sat out gets one turn and not all those it missed; and as at most one stride
-//! above it, so that a turn taken under a small weight is not paid for under a larger one.
+//! that whoever comes late or sat out gets one turn and not all those it missed; and it is brought back to one stride
+//! above the floor when it is further ahead, so that a turn taken under a small weight is not paid for under a
+//! larger one.
 //!
 //! A newcomer starts half a stride above the floor. That makes the order the one of Webster's apportionment: after k
 //! turns among n backends of total weight W, a backend of weight w has had k * w / W of them, give or take
@@ -22,12 +23,6 @@ pub(super) fn stride(weight: u32, heaviest: u32) -> u64 {
     (UNIT * u64::from(heaviest) + weight / 2) / weight
 }
 
-/// The pass that counts.
-#[inline]
-fn effective(pass: u64, floor: u64, stride: u64) -> u64 {
-    pass.clamp(floor, floor + stride)
-}
-
 /// A backend's place in line: its pass as it was read, and what it counts as.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Turn {
@@ -39,9 +34,18 @@ pub(super) struct Turn {
 #[inline]
 pub(super) fn read(pass: &AtomicU64, floor: &AtomicU64, stride: u64) -> Turn {
     // The floor after the pass: whoever sees a turn taken sees the floor that it raised first. With an older floor the
-    // pass would be capped too low, and the turn would be given away twice.
-    let pass = pass.load(Ordering::Acquire);
-    Turn { pass, at: effective(pass, floor.load(Ordering::Relaxed), stride) }
+    // pass would look too far ahead, and the turn would be given away twice.
+    let seen = pass.load(Ordering::Acquire);
+    let floor = floor.load(Ordering::Relaxed);
+    let last = floor + stride;
+    if seen <= last {
+        return Turn { pass: seen, at: seen.max(floor) };
+    }
+    // Only after its stride has shrunk. Whoever else brings it back finds the same.
+    match pass.compare_exchange(seen, last, Ordering::Release, Ordering::Acquire) {
+        Ok(_) => Turn { pass: last, at: last },
+        Err(other) => Turn { pass: other, at: other.max(floor) },
+    }
 }
 
 /// Takes the turn if nobody else has taken it meanwhile.
@@ -86,6 +90,9 @@ mod tests {
 
     #[test]
     fn a_turn_taken_under_a_small_weight_is_not_paid_for_under_a_larger_one() {
-        assert_eq!(effective(70_000 * UNIT, 10 * UNIT, UNIT), 11 * UNIT);
+        let (pass, floor) = (AtomicU64::new(70_000 * UNIT), AtomicU64::new(10 * UNIT));
+        assert_eq!(read(&pass, &floor, UNIT).at, 11 * UNIT);
+        floor.store(12 * UNIT, Ordering::Relaxed);
+        assert_eq!(read(&pass, &floor, UNIT).at, 12 * UNIT, "it was brought back for good");
     }
 }

@@ -89,10 +89,19 @@ pub fn read<W: AtomicWord>(cell: &W) -> Word {
     Word(cell.load(Ordering::Relaxed))
 }
 
+/// Reads the word, and with it what was stored before its gate was changed.
+pub fn read_acquire<W: AtomicWord>(cell: &W) -> Word {
+    Word(cell.load(Ordering::Acquire))
+}
+
+/// Changes the word if it still is what was `seen`.
+pub fn exchange<W: AtomicWord>(cell: &W, seen: Word, new: Word) -> bool {
+    cell.compare_exchange(seen.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
 /// Takes a place if the word still is what was `seen`; `seen` must be below the limit that binds the backend.
 pub fn claim<W: AtomicWord>(cell: &W, seen: Word) -> bool {
-    let claimed = Word::new(seen.gate(), seen.active() + 1);
-    cell.compare_exchange(seen.0, claimed.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    exchange(cell, seen, Word::new(seen.gate(), seen.active() + 1))
 }
 
 /// Takes a place whatever the number of connections, as long as the gate is `gate` and the number below `limit`.

@@ -1,6 +1,10 @@
 //! The laws of choosing, over the public interface.
 
+mod gates;
 mod laws;
+mod model;
+mod passive;
+mod policies;
 mod stress;
 mod swaps;
 mod words;

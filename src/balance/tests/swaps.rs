@@ -11,7 +11,9 @@ fn a_swap_says_what_it_changes_and_keeps_the_counters_of_a_name() {
     let pool = pool(Policy::LeastConnections, &[1, 1, 1]);
     let mut chooser = Chooser::new(pool.clone(), 1);
     let mut held: Vec<Claim> = (0..6).map(|_| choose(&mut chooser).expect("all may serve")).collect();
-    held.iter_mut().for_each(|claim| claim.connected(Time::ZERO));
+    for claim in &mut held {
+        assert!(!claim.connected(Time::ZERO), "nothing was ejected");
+    }
     let mut moved = backend(1, 1);
     moved.address = SocketAddr::from(([127, 0, 0, 1], 1)).into();
     let changes = pool
@@ -86,7 +88,7 @@ fn the_last_owner_of_a_retired_set_is_the_pool() {
 
 #[test]
 fn a_newcomer_starts_at_the_floor() {
-    for policy in Policy::ALL {
+    for policy in &[Policy::LeastConnections, Policy::RoundRobin] {
         let pool = pool(*policy, &[1, 1]);
         let mut chooser = Chooser::new(pool.clone(), 1);
         for _ in 0..1_000 {
