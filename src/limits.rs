@@ -191,9 +191,6 @@ pub const BINDS_MAX: usize = 1024;
 /// Pools of one configuration.
 pub const POOLS_MAX: usize = 4096;
 
-/// Backends of one pool: a file of [`CONFIG_BYTES_MAX`] holds this many several times over.
-pub const POOL_BACKENDS_MAX: usize = 16_384;
-
 /// Bytes of the name of a listener or pool: it becomes a metric's label and a part of a path.
 pub const NAME_BYTES_MAX: usize = 64;
 

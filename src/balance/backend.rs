@@ -155,6 +155,11 @@ impl Backend {
         &self.record
     }
 
+    /// The record, for its sole owner.
+    pub(super) fn record_mut(&mut self) -> Option<&mut Record> {
+        Arc::get_mut(&mut self.record)
+    }
+
     pub(super) fn cell(&self, row: impl Fn(&Chunk) -> &Row) -> &AtomicU64 {
         self.record.cell(row)
     }

@@ -48,6 +48,11 @@ impl Claim {
         &self.backend
     }
 
+    /// The same, to keep beyond the claim.
+    pub fn backend_shared(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend)
+    }
+
     /// Whether this connection probes an ejected backend.
     pub fn is_probe(&self) -> bool {
         self.lease.is_probe()

@@ -117,7 +117,6 @@ impl Pool {
 
     /// Makes `set` the current one, and gives the one before.
     pub(super) fn publish(&self, set: Arc<BackendSet>, afresh: &Afresh, now: Time) -> Arc<BackendSet> {
-        let mut passive = self.passive();
         for backend in &afresh.ramping {
             begin_ramp(backend, now);
         }
@@ -129,6 +128,7 @@ impl Pool {
                 sampled.store(0, Ordering::Relaxed);
             }
         }
+        let mut passive = self.passive();
         let before = self.current().swap(set.clone());
         // After the swap: what is still chosen from the set before has the old epoch, and is not blamed on a backend
         // that has moved meanwhile.
@@ -177,7 +177,6 @@ impl Pool {
 
 impl Passive {
     fn note_ejection(&mut self, backend: &Backend, now: Time) {
-        self.windows.remove(&backend.id());
         self.ejected_at.insert(backend.id(), now);
         backend.cell(|chunk| &chunk.ejections).fetch_add(1, Ordering::Relaxed);
     }

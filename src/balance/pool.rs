@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::backend::Backend;
 use super::passive::{Afresh, Passive};
 use super::registry::Registry;
 use super::set::BackendSet;
@@ -129,8 +130,8 @@ impl Pool {
         let mut registry = self.registry();
         let built = registry.build(&self.current.load(), settings, backends, now);
         built.enter(self.floor());
-        registry.retire(self.publish(built.set, &built.afresh, now));
-        Ok(built.changes)
+        registry.retire(self.publish(built.set, &built.notes.afresh, now));
+        Ok(built.notes.changes)
     }
 
     /// Reports the result of an active check that began at `begun`. Nothing changes where the pool has no
@@ -166,10 +167,10 @@ impl Pool {
         names
     }
 
-    /// The names that have counters: those of the current set in its order, then those that were removed and are still in
-    /// use, by name.
-    pub fn names_in_use(&self) -> Vec<String> {
-        self.registry().names(&self.current.load())
+    /// The removed backends that still have sessions, or are known to a worker's snapshot, by name. Whoever keeps one of
+    /// these keeps [`collect`](Pool::collect) from forgetting it.
+    pub fn leaving(&self) -> Vec<Arc<Backend>> {
+        self.registry().leaving()
     }
 
     /// Whether every backend that could serve is ejected.

@@ -27,15 +27,22 @@ pub(super) struct Registry {
 }
 
 struct Entry {
-    record: Arc<Record>,
+    /// As it is in the current set, or was in the last one that it was in.
+    backend: Arc<Backend>,
     /// In the current set. Otherwise it only waits for its last session and the last snapshot that knows it.
-    backend: Option<Arc<Backend>>,
+    present: bool,
     health: Health,
 }
 
 /// A snapshot that is ready to be published.
 pub(super) struct Built {
     pub(super) set: Arc<BackendSet>,
+    pub(super) notes: Notes,
+}
+
+/// What a snapshot changes.
+#[derive(Default)]
+pub(super) struct Notes {
     pub(super) changes: Changes,
     pub(super) afresh: Afresh,
     newcomers: Vec<Arc<Backend>>,
@@ -54,53 +61,28 @@ impl Registry {
         wanted: Vec<BackendSettings>,
         now: Time,
     ) -> Built {
-        let (mut changes, mut afresh, mut newcomers) = (Changes::default(), Afresh::default(), Vec::new());
+        let mut notes = Notes::default();
         let mut before: HashMap<&str, &Arc<Backend>> =
             old.backends().iter().map(|backend| (backend.name(), backend)).collect();
         let mut backends = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let name = wanted.name.clone();
-            let was = before.remove(name.as_str());
-            let moved = was.is_none_or(|was| *was.address() != wanted.address);
-            let ramps = moved
-                || was.is_some_and(|was| was.settings().state == State::Maint && was.settings().state != wanted.state);
-            let entry = self.entry(&name, now);
-            // Without checks nobody would ever say that it is up again.
-            if moved || settings.health.is_none() {
-                entry.health = Health::new(now);
-            }
-            let up = entry.health.is_up();
-            let backend = match was {
-                Some(was) if *was.settings() == wanted && was.is_up() == up => was.clone(),
-                _ => Arc::new(Backend::new(entry.record.clone(), wanted, up)),
-            };
-            entry.backend = Some(backend.clone());
-            match was {
-                None => &mut changes.added,
-                Some(was) if was.settings() == backend.settings() => &mut changes.kept,
-                Some(_) => &mut changes.changed,
-            }
-            .push(name);
-            if moved {
-                afresh.cleared.push(backend.clone());
-            }
-            if was.is_none() {
-                newcomers.push(backend.clone());
-            }
-            // Where all are new none is the favourite, and none needs to be spared.
-            if ramps && !old.backends().is_empty() {
-                afresh.ramping.push(backend.clone());
-            }
+            let was = before.remove(wanted.name.as_str());
+            let backend = self.adopt(was, wanted, settings.health.is_some(), now);
+            notes.note(was, &backend);
             backends.push(backend);
         }
+        if old.backends().is_empty() {
+            // Where all are new none is the favourite, and none needs to be spared.
+            notes.afresh.ramping.clear();
+        }
         let removed = old.backends().iter().filter(|backend| before.contains_key(backend.name()));
-        changes.removed = removed.map(|backend| backend.name().to_owned()).collect();
-        for name in &changes.removed {
+        notes.changes.removed = removed.map(|backend| backend.name().to_owned()).collect();
+        for name in &notes.changes.removed {
             if let Some(entry) = self.entries.get_mut(name) {
-                entry.backend = None;
+                entry.present = false;
             }
         }
-        Built { set: self.set(old, settings, backends), changes, afresh, newcomers }
+        Built { set: self.set(old, settings, backends), notes }
     }
 
     /// The snapshot that follows `old` where only this backend comes up or goes down, and the backend as it is in it.
@@ -112,7 +94,7 @@ impl Registry {
     ) -> (Arc<Backend>, Arc<BackendSet>) {
         let flipped = Arc::new(Backend::new(backend.record().clone(), backend.settings().clone(), up));
         if let Some(entry) = self.entries.get_mut(backend.name()) {
-            entry.backend = Some(flipped.clone());
+            entry.backend = flipped.clone();
         }
         let swap = |one: &Arc<Backend>| if one.id() == flipped.id() { flipped.clone() } else { one.clone() };
         let backends = old.backends().iter().map(swap).collect();
@@ -123,8 +105,8 @@ impl Registry {
     /// A backend of the current set and its health, for a check that began at `begun`.
     pub(super) fn health(&mut self, name: &str, begun: Time) -> Option<(Arc<Backend>, &mut Health)> {
         let entry = self.entries.get_mut(name)?;
-        let backend = entry.backend.clone()?;
-        (begun >= entry.health.counts_from()).then_some((backend, &mut entry.health))
+        let counts = entry.present && begun >= entry.health.counts_from();
+        counts.then(|| (entry.backend.clone(), &mut entry.health))
     }
 
     /// Keeps a snapshot that is no longer current until nobody else does.
@@ -139,11 +121,11 @@ impl Registry {
         let free = &mut self.free;
         let mut gone = Vec::new();
         self.entries.retain(|name, entry| {
-            if entry.backend.is_some() {
+            if entry.present {
                 return true;
             }
             // Succeeds only for the sole owner, and synchronises with the drops of all the others.
-            let Some(record) = Arc::get_mut(&mut entry.record) else { return true };
+            let Some(record) = Arc::get_mut(&mut entry.backend).and_then(Backend::record_mut) else { return true };
             record.clear();
             free.push(record.slot);
             gone.push((name.clone(), record.id));
@@ -153,13 +135,12 @@ impl Registry {
         gone
     }
 
-    /// See [`Pool::names_in_use`].
-    pub(super) fn names(&self, set: &BackendSet) -> Vec<String> {
-        let removed = self.entries.iter().filter(|(_, entry)| entry.backend.is_none());
-        let mut removed: Vec<String> = removed.map(|(name, _)| name.clone()).collect();
-        removed.sort_unstable();
-        let present = set.backends().iter().map(|backend| backend.name().to_owned());
-        present.chain(removed).collect()
+    /// See [`Pool::leaving`].
+    pub(super) fn leaving(&self) -> Vec<Arc<Backend>> {
+        let removed = self.entries.values().filter(|entry| !entry.present);
+        let mut removed: Vec<Arc<Backend>> = removed.map(|entry| entry.backend.clone()).collect();
+        removed.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        removed
     }
 
     fn set(&self, old: &BackendSet, settings: PoolSettings, backends: Vec<Arc<Backend>>) -> Arc<BackendSet> {
@@ -167,13 +148,24 @@ impl Registry {
         Arc::new(BackendSet::new(settings, old.revision() + 1, backends, chunks, &old.tables))
     }
 
-    /// The entry of a name: the one that it had, where it was removed and is still in use, or a new one.
-    fn entry(&mut self, name: &str, now: Time) -> &mut Entry {
-        if !self.entries.contains_key(name) {
-            let entry = Entry { record: self.record(), backend: None, health: Health::new(now) };
-            self.entries.insert(name.to_owned(), entry);
-        }
-        self.entries.get_mut(name).expect("it was there or has just been inserted")
+    /// Enters a backend of the new set, which `was` in the old one.
+    fn adopt(&mut self, was: Option<&Arc<Backend>>, wanted: BackendSettings, checked: bool, now: Time) -> Arc<Backend> {
+        let name = wanted.name.clone();
+        let stays = was.is_some_and(|was| *was.address() == wanted.address);
+        // The name may have been removed and still be in use.
+        let known = self.entries.remove(&name);
+        let health = match &known {
+            Some(known) if stays && checked => known.health.clone(),
+            // Without checks nobody would ever say that it is up again.
+            _ => Health::new(now),
+        };
+        let record = known.map_or_else(|| self.record(), |known| known.backend.record().clone());
+        let backend = match was {
+            Some(was) if *was.settings() == wanted && was.is_up() == health.is_up() => was.clone(),
+            _ => Arc::new(Backend::new(record, wanted, health.is_up())),
+        };
+        self.entries.insert(name, Entry { backend: backend.clone(), present: true, health });
+        backend
     }
 
     fn record(&mut self) -> Arc<Record> {
@@ -193,8 +185,32 @@ impl Registry {
 impl Built {
     /// Puts the newcomers in line for their turns.
     pub(super) fn enter(&self, floor: &AtomicU64) {
-        for newcomer in &self.newcomers {
+        for newcomer in &self.notes.newcomers {
             turn::enter(newcomer.cell(|chunk| &chunk.passes), floor, self.set.stride(newcomer.weight()));
+        }
+    }
+}
+
+impl Notes {
+    fn note(&mut self, was: Option<&Arc<Backend>>, backend: &Arc<Backend>) {
+        let name = backend.name().to_owned();
+        let Some(was) = was else {
+            self.changes.added.push(name);
+            self.newcomers.push(backend.clone());
+            self.afresh.cleared.push(backend.clone());
+            self.afresh.ramping.push(backend.clone());
+            return;
+        };
+        let list =
+            if was.settings() == backend.settings() { &mut self.changes.kept } else { &mut self.changes.changed };
+        list.push(name);
+        let moved = was.address() != backend.address();
+        if moved {
+            self.afresh.cleared.push(backend.clone());
+        }
+        let back = was.settings().state == State::Maint && backend.settings().state == State::Ready;
+        if moved || back {
+            self.afresh.ramping.push(backend.clone());
         }
     }
 }

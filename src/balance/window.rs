@@ -59,17 +59,17 @@ impl Window {
         }
     }
 
-    /// Whether the backend is to be ejected, if `now` is what it has finished in all.
+    /// Whether the backend is to be ejected, if `now` is what it has finished in all. Where there is a `fail_share`, the
+    /// last connect has been offered as a sample, so that none of the samples is too old.
     pub(super) fn is_over(&self, threshold: &Threshold, now: Sample) -> bool {
         // Only the newest `max_fails` are kept: the window is full if the oldest of them is young enough.
         let (Some(oldest), Some(newest)) = (self.failures.front(), self.failures.back()) else { return false };
         let full = self.failures.len() >= threshold.max_fails.min(FAILS_MAX) as usize;
-        full && newest.since(*oldest) < threshold.fail_timeout && self.share(threshold, now) >= threshold.fail_share
+        full && newest.since(*oldest) < threshold.fail_timeout && self.share(now) >= threshold.fail_share
     }
 
-    fn share(&self, threshold: &Threshold, now: Sample) -> Share {
-        let recent = self.samples.iter().find(|sample| now.at.since(sample.at) < threshold.fail_timeout);
-        let Some(first) = recent else { return Share::default() };
+    fn share(&self, now: Sample) -> Share {
+        let Some(first) = self.samples.front() else { return Share::default() };
         let failed = (now.failed - first.failed) as f64;
         let finished = failed + (now.connected - first.connected) as f64;
         Share::new(failed / finished.max(1.0)).unwrap_or_default()

@@ -115,11 +115,11 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
     relations.pools.push(PoolParts { name: name.clone(), header, is_empty: backends.is_empty(), backends: parts });
     Some(Pool {
         settings: PoolSettings {
-            name: name?.value,
             policy: policy?,
             connect_timeout: connect_timeout?,
             connect_attempts: connect_attempts?,
             keepalive: keepalive?,
+            ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
         backends: backends.into_iter().collect::<Option<_>>()?,
@@ -138,7 +138,7 @@ fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Ve
         name = reader.default_name(address);
     }
     parts.push(BackendParts { name: name.clone(), address: address.clone() });
-    Some(BackendSettings { name: name?.value, address: address?.value, weight: weight? })
+    Some(BackendSettings { weight: weight?, ..BackendSettings::new(name?.value, address?.value) })
 }
 
 /// Reads the keys of one section, and notes what is wrong with them.

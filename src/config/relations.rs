@@ -9,7 +9,7 @@ use crate::config::Bind;
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::notation::quoted;
 use crate::config::value::nearest;
-use crate::limits::{BINDS_MAX, LISTENERS_MAX, POOL_BACKENDS_MAX, POOLS_MAX};
+use crate::limits::{BACKENDS_MAX, BINDS_MAX, LISTENERS_MAX, POOLS_MAX};
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Relations {
         check(&At::File, binds, BINDS_MAX, "addresses to bind");
         check(&At::File, self.pools.len(), POOLS_MAX, "pools");
         for pool in &self.pools {
-            check(&pool.header, pool.backends.len(), POOL_BACKENDS_MAX, "backends in this pool");
+            check(&pool.header, pool.backends.len(), BACKENDS_MAX, "backends in this pool");
         }
         faults.len() == before
     }

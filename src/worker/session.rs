@@ -373,8 +373,10 @@ impl<S> Session<S> {
     }
 
     fn connected(&mut self, now: Time) -> Input {
-        if let Some(claim) = &mut self.claim {
-            claim.connected(now);
+        if let Some(claim) = &mut self.claim
+            && claim.connected(now)
+        {
+            tracing::info!(backend = claim.backend().name(), "serves again: a connection to it has succeeded");
         }
         self.tried = None;
         Input::Connected
@@ -395,7 +397,11 @@ impl<S> Session<S> {
 
     fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
         self.tried.get_or_insert_default().insert(claim.backend());
-        let Next { go_on, counts } = claim.connect_failed(failure, now);
+        let backend = claim.backend_shared();
+        let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
+        if ejected {
+            tracing::warn!(backend = backend.name(), %failure, "is ejected: its connects fail");
+        }
         Input::ConnectFailed { errno, retry: go_on, counted: counts }
     }
 

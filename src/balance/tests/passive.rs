@@ -6,6 +6,7 @@ use super::*;
 use crate::balance::Standing;
 use crate::balance::failure::Failure;
 use crate::balance::settings::{HealthSettings, Percent, Share};
+use crate::balance::word;
 use crate::errno::Errno;
 
 const REFUSED: Failure = Failure::Errno(Errno::ECONNREFUSED);
@@ -231,6 +232,20 @@ fn a_changed_address_begins_afresh_and_keeps_its_counters() {
     assert!(!old.connect_failed(REFUSED, at(2)).ejected, "it failed at the old address");
     assert!(fail(&mut chooser, 1, at(2)));
     drop(held);
+}
+
+/// What only a race can bring about: chosen from the old snapshot just after the new one began its first epoch.
+#[test]
+fn a_backend_that_has_moved_is_not_blamed_for_its_old_address() {
+    let (pool, _) = first(2);
+    let old = pool.snapshot().backends()[0].clone();
+    let mut moved = backend(0, 1);
+    moved.address = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+    pool.replace(settings(Policy::First), vec![moved, backend(1, 1)], at(1)).expect("a possible set");
+    let gate = word::read(old.cell(|chunk| &chunk.words)).gate();
+    assert!((0..10).all(|_| !pool.failed(&old, gate, at(2))));
+    let new = pool.snapshot().backends()[0].clone();
+    assert!(pool.failed(&new, gate, at(2)), "the same failures would have been enough");
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl Gate {
         while self.arrived.load(Ordering::Acquire) < full {
             spins += 1;
             // The other thread may be waiting for this very processor.
-            if spins % 1024 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
     }
 }
