@@ -21,7 +21,7 @@ use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
-use crate::relay::Rules;
+use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
 
@@ -166,6 +166,9 @@ impl Worker {
                     self.acceptors.iter_mut().for_each(Acceptor::stop);
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
+                Command::CloseBackends(backends) => {
+                    self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
+                }
             }
         }
         drain
