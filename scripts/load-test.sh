@@ -27,7 +27,11 @@ else
     echo "HAProxy is missing and left out (Debian, Ubuntu: apt install haproxy)" >&2
 fi
 
-exec "${CARGO_TARGET_DIR:-target}/release/ringlb-bench" compare \
-    --ringlb "${CARGO_TARGET_DIR:-target}/release/ringlb" \
-    --nginx "${nginx:-nginx}" --haproxy "${haproxy:-haproxy}" \
-    --peers "$peers,direct" --rounds 3 --seconds 1 "$@"
+case " $* " in
+    *" --peers "* | *" --peers="*) ;;
+    *) set -- --peers "$peers,direct" "$@" ;;
+esac
+
+release="${CARGO_TARGET_DIR:-target}/release"
+exec "$release/ringlb-bench" compare --ringlb "$release/ringlb" \
+    --nginx "${nginx:-nginx}" --haproxy "${haproxy:-haproxy}" --rounds 3 --seconds 1 "$@"

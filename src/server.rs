@@ -165,6 +165,8 @@ impl Fleet {
         cpus: &[usize],
     ) -> Vec<Setup> {
         let count = wakers.len();
+        let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
+        let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
         let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
         let mut setups = Vec::new();
         for (number, commands) in commands.into_iter().enumerate() {
@@ -178,7 +180,7 @@ impl Fleet {
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers)),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
                     options: SocketOptions { keepalive: settings.settings.keepalive },

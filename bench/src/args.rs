@@ -36,6 +36,7 @@ pub enum Command {
 
 /// Options of `compare`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct Compare {
     /// Who takes part: direct, nginx, haproxy, ringlb, in this order in the tables
     #[arg(long, value_delimiter = ',', default_value = "ringlb,nginx,haproxy,direct")]
@@ -194,6 +195,12 @@ mod tests {
         assert_eq!((one.settings.proxy_cpus, one.settings.generator_cpu), (vec![2], 7));
         let two = compare(&["--workers", "2"]).comparison(&[2, 5, 7]).expect("two workers are valid");
         assert_eq!((two.settings.proxy_cpus, two.settings.generator_cpu), (vec![2, 5], 7));
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        // Scripts give defaults and append what the person wrote.
+        assert_eq!(compare(&["--rounds", "3", "--rounds", "7"]).rounds, 7);
     }
 
     #[test]

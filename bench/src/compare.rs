@@ -44,21 +44,24 @@ pub enum CompareError {
     /// The machine said no.
     #[error("the backends cannot listen: {0}")]
     Site(std::io::Error),
+    /// Nobody reads the tables any more.
+    #[error("cannot write the tables: {0}")]
+    Output(std::io::Error),
 }
 
 impl Comparison {
     /// Runs all of it. A peer that fails is out of its scenario and says why in the report; the others go on.
-    /// Tables are printed as they come.
+    /// Tables go to `out` as they come.
     ///
     /// # Errors
     /// See [`CompareError`].
-    pub fn run(self) -> Result<Report, CompareError> {
+    pub fn run(self, out: &mut dyn Write) -> Result<Report, CompareError> {
         let mut scenarios = Vec::new();
         for scenario in &self.scenarios {
             let mut contest = Contest::new(&self, *scenario)?;
             contest.run()?;
             let report = contest.report();
-            println!("{}", report.text(&self.settings.baseline));
+            writeln!(out, "{}", report.text(&self.settings.baseline)).map_err(CompareError::Output)?;
             scenarios.push(report);
         }
         let peers =

@@ -17,6 +17,7 @@ mod scenario;
 mod stats;
 mod table;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -60,21 +61,22 @@ fn compare(options: &Compare) -> ExitCode {
         eprintln!("cannot run on CPU {cpu}: {error}; choose another one with --cpu");
         return ExitCode::FAILURE;
     }
-    let report = match comparison.run() {
+    let mut out = std::io::stdout();
+    let report = match comparison.run(&mut out) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
-    println!("{}", report.machine.line());
-    for peer in &report.peers {
-        println!("{}: {}", peer.name, peer.version);
-    }
     if let Some(file) = &options.json
         && let Err(error) = write_json(&report, file)
     {
         eprintln!("cannot write {}: {error}", file.display());
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = write!(out, "{}", report.origin()) {
+        eprintln!("cannot write to standard output: {error}");
         return ExitCode::FAILURE;
     }
     let failed = report.scenarios.iter().flat_map(|scenario| &scenario.peers).any(|peer| peer.error.is_some());

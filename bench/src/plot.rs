@@ -155,13 +155,19 @@ fn bar_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<(),
     root.fill(&WHITE)?;
     let (_, high) = chart.ends();
     let mut area = ChartBuilder::on(root)
-        .caption(&chart.title, (FONT, 18))
+        .caption(&chart.title, (FONT, 22))
         .margin(10)
         .margin_top(LEGEND_HEIGHT)
         .x_label_area_size(NAMES_HEIGHT)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..chart.groups.len() as f64, 0.0..high * 1.05)?;
-    area.configure_mesh().disable_x_mesh().x_labels(0).y_desc(&chart.unit).label_style((FONT, 13)).draw()?;
+    area.configure_mesh()
+        .disable_x_mesh()
+        .max_light_lines(1)
+        .x_labels(0)
+        .y_desc(&chart.unit)
+        .label_style((FONT, 16))
+        .draw()?;
     let width = 0.8 / chart.series.len() as f64;
     for (place, (_, values)) in chart.series.iter().enumerate() {
         for (group, value) in values.iter().enumerate() {
@@ -184,15 +190,23 @@ fn line_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<()
     let (low, high) = chart.ends();
     let low = low.max(0.1) * 0.8;
     let mut area = ChartBuilder::on(root)
-        .caption(&chart.title, (FONT, 18))
+        .caption(&chart.title, (FONT, 22))
         .margin(10)
         .margin_top(LEGEND_HEIGHT)
         .x_label_area_size(NAMES_HEIGHT)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..chart.groups.len() as f64, (low..high * 1.25).log_scale())?;
-    area.configure_mesh().disable_x_mesh().x_labels(0).y_desc(&chart.unit).label_style((FONT, 13)).draw()?;
+    area.configure_mesh()
+        .disable_x_mesh()
+        .max_light_lines(1)
+        .x_labels(0)
+        .y_desc(&chart.unit)
+        .label_style((FONT, 16))
+        .draw()?;
     for (place, (_, values)) in chart.series.iter().enumerate() {
-        let point = |(group, value): (usize, &Option<Spread>)| value.map(|value| (group as f64 + 0.5, value));
+        // Side by side, so that the lines from the lowest to the highest round do not hide each other.
+        let shift = 0.5 + 0.03 * (place as f64 - (chart.series.len() - 1) as f64 / 2.0);
+        let point = |(group, value): (usize, &Option<Spread>)| value.map(|value| (group as f64 + shift, value));
         let points: Vec<(f64, Spread)> = values.iter().enumerate().filter_map(point).collect();
         let line = points.iter().map(|(at, value)| (*at, value.median));
         area.draw_series(LineSeries::new(line.clone(), colour(place).stroke_width(2)))?;
@@ -212,7 +226,7 @@ fn annotate<'a>(
     names: impl Iterator<Item = ((i32, i32), &'a String)>,
     chart: &Chart,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let style = TextStyle::from((FONT, 13)).color(&BLACK);
+    let style = TextStyle::from((FONT, 16)).color(&BLACK);
     let centred = style.pos(Pos::new(HPos::Center, VPos::Top));
     for ((x, y), name) in names {
         root.draw(&Text::new(name.clone(), (x, y + 8), centred.clone()))?;
@@ -220,7 +234,7 @@ fn annotate<'a>(
     let mut x = 80;
     for (place, (name, _)) in chart.series.iter().enumerate() {
         root.draw(&Rectangle::new([(x, 10), (x + 12, 22)], colour(place).filled()))?;
-        root.draw(&Text::new(name.clone(), (x + 17, 10), TextStyle::from((FONT, 13)).color(&BLACK)))?;
+        root.draw(&Text::new(name.clone(), (x + 17, 10), TextStyle::from((FONT, 16)).color(&BLACK)))?;
         x += 40 + 8 * i32::try_from(name.len())?;
     }
     Ok(())

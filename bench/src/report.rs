@@ -86,6 +86,14 @@ pub struct Measured {
     pub rounds: Vec<f64>,
 }
 
+impl Report {
+    /// Lines that say what the figures were measured on.
+    pub fn origin(&self) -> String {
+        let peers = self.peers.iter().map(|peer| format!("{}: {}\n", peer.name, peer.version));
+        format!("{}\n{}", self.machine.line(), peers.collect::<String>())
+    }
+}
+
 impl PeerReport {
     /// From a figure's values round by round.
     pub fn new(name: String, rounds: BTreeMap<Figure, Vec<f64>>, error: Option<String>) -> PeerReport {

@@ -68,12 +68,18 @@ impl Group {
         &self.backends
     }
 
+    #[inline]
     pub(super) fn stride(&self, ordinal: usize) -> u64 {
         self.strides[ordinal]
     }
 
-    /// How long the member's slow start takes, in nanoseconds; 0: it has none.
+    /// Whether any member has a slow start.
     #[inline]
+    pub(super) fn has_ramps(&self) -> bool {
+        !self.ramps.is_empty()
+    }
+
+    /// How long the member's slow start takes, in nanoseconds; 0: it has none.
     pub(super) fn ramp(&self, ordinal: usize) -> u64 {
         self.ramps.get(ordinal).copied().unwrap_or(0)
     }

@@ -215,3 +215,32 @@ fn may_eject(set: &BackendSet, backend: &Backend) -> bool {
 fn begin_ramp(backend: &Backend, now: Time) {
     backend.cell(|chunk| &chunk.since).store(now.nanos().max(1), Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::balance::failure::Failure;
+    use crate::balance::settings::{BackendSettings, PoolSettings};
+    use crate::balance::{Chooser, Request, Tried};
+
+    #[test]
+    fn nothing_is_remembered_of_a_backend_that_is_gone() {
+        let set = |names: [&str; 2]| {
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            names.map(|name| BackendSettings::new(name, address.into())).to_vec()
+        };
+        let pool = Pool::new(PoolSettings::default(), set(["a", "b"]), Time::ZERO).expect("a possible set");
+        let mut chooser = Chooser::new(pool.clone(), 1);
+        for _ in 0..4 {
+            let claim = chooser.choose(&Request { client: None, tried: &Tried::new() }, Time::ZERO);
+            claim.expect("both may serve").connect_failed(Failure::TimedOut, Time::ZERO);
+        }
+        assert_eq!(pool.passive().windows.len(), 2);
+        pool.replace(PoolSettings::default(), set(["a", "c"]), Time::ZERO).expect("a possible set");
+        chooser.set();
+        assert_eq!(pool.collect(), ["b"]);
+        assert_eq!(pool.passive().windows.len(), 1);
+    }
+}

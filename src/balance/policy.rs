@@ -13,7 +13,7 @@ use super::random::{Random, scale};
 use super::set::BackendSet;
 use super::settings::Policy;
 use super::turn::{self, Turn};
-use super::word::{self, Word};
+use super::word::{self, Gate, Word};
 use crate::limits::{LEAST_CONNECTIONS_DRAWS, LEAST_CONNECTIONS_EXACT_MAX, PROBE_GRACE, RANDOM_DRAWS, REHASHES_MAX};
 use crate::time::Time;
 
@@ -37,13 +37,26 @@ struct Seat<'a> {
     chunk: &'a Chunk,
 }
 
-/// The best backend found so far, as it was when it was looked at.
-struct Best<'a> {
-    seat: Seat<'a>,
+/// The best backend found so far, as it was when it was looked at. Plain numbers, so that a scan keeps them in
+/// registers.
+#[derive(Copy, Clone)]
+struct Best {
+    ordinal: usize,
     word: Word,
+    active: u64,
     weight: u64,
-    /// Its place in line; looked up only when there is a tie.
+    /// Its place in line; only looked up when there is a tie.
     turn: Option<u64>,
+}
+
+impl Best {
+    /// Nobody: heavier than anybody.
+    const NONE: Best =
+        Best { ordinal: usize::MAX, word: Word::new(Gate::FIRST, 0), active: 1 << 32, weight: 1, turn: None };
+
+    fn found(self) -> Option<Best> {
+        (self.ordinal != usize::MAX).then_some(self)
+    }
 }
 
 impl<'a> Seat<'a> {
@@ -92,7 +105,7 @@ impl<'a> Choice<'a> {
                 0..=LEAST_CONNECTIONS_EXACT_MAX => self.lightest(group),
                 _ => self.lightest_of_draws(group, random).or_else(|| self.lightest(group)),
             };
-            if let Some(claim) = self.take_best(&best?) {
+            if let Some(claim) = self.take_best(group, best?) {
                 return Some(claim);
             }
         }
@@ -101,11 +114,12 @@ impl<'a> Choice<'a> {
     /// Whose turn it is. The exchange on the pass hands each turn out once, over all workers.
     fn round_robin(&self, group: &'a Group) -> Option<Claim> {
         loop {
+            let floor = self.floor();
             let mut next: Option<(Turn, Seat<'a>)> = None;
             group.each(|ordinal, member, chunk| {
                 let seat = Seat { group, ordinal, member, chunk };
                 if self.may_take(seat, seat.word()) {
-                    let turn = self.turn(seat);
+                    let turn = self.turn(seat, floor);
                     if next.is_none_or(|(best, _)| turn.at < best.at) {
                         next = Some((turn, seat));
                     }
@@ -123,17 +137,17 @@ impl<'a> Choice<'a> {
     /// The lighter of two different draws. Where draws keep hitting backends that may not serve, all are looked at.
     fn random_two(&self, group: &'a Group, random: &mut Random) -> Option<Claim> {
         loop {
-            let mut best = None;
+            let (mut best, floor) = (Best::NONE, self.floor());
             match self.draw(group, None, random) {
                 Some(one) => {
-                    self.consider(&mut best, one);
+                    self.consider(&mut best, floor, one);
                     if let Some(two) = self.draw(group, Some(one.ordinal), random) {
-                        self.consider(&mut best, two);
+                        self.consider(&mut best, floor, two);
                     }
                 }
-                None => best = Some(self.lightest(group)?),
+                None => best = self.lightest(group)?,
             }
-            if let Some(claim) = best.and_then(|best| self.take_best(&best)) {
+            if let Some(claim) = best.found().and_then(|best| self.take_best(group, best)) {
                 return Some(claim);
             }
         }
@@ -169,19 +183,19 @@ impl<'a> Choice<'a> {
         })
     }
 
-    fn lightest(&self, group: &'a Group) -> Option<Best<'a>> {
-        let mut best = None;
-        group.each(|ordinal, member, chunk| self.consider(&mut best, Seat { group, ordinal, member, chunk }));
-        best
+    fn lightest(&self, group: &Group) -> Option<Best> {
+        let (mut best, floor) = (Best::NONE, self.floor());
+        group.each(|ordinal, member, chunk| self.consider(&mut best, floor, Seat { group, ordinal, member, chunk }));
+        best.found()
     }
 
-    fn lightest_of_draws(&self, group: &'a Group, random: &mut Random) -> Option<Best<'a>> {
-        let mut best = None;
+    fn lightest_of_draws(&self, group: &Group, random: &mut Random) -> Option<Best> {
+        let (mut best, floor) = (Best::NONE, self.floor());
         for _ in 0..LEAST_CONNECTIONS_DRAWS {
             let ordinal = random.below(group.len() as u64) as usize;
-            self.consider(&mut best, Seat::of(group, ordinal));
+            self.consider(&mut best, floor, Seat::of(group, ordinal));
         }
-        best
+        best.found()
     }
 
     /// Draws one by weight that may serve, and is not `except`.
@@ -195,34 +209,30 @@ impl<'a> Choice<'a> {
         None
     }
 
-    #[inline]
-    fn consider(&self, best: &mut Option<Best<'a>>, seat: Seat<'a>) {
+    #[inline(always)]
+    fn consider(&self, best: &mut Best, floor: u64, seat: Seat<'_>) {
         let word = seat.word();
-        if !self.may_take(seat, word) {
+        let (active, weight) = (u64::from(word.active()), self.weight(seat));
+        // At most 2^32 connections times a weight of 2^24: the products do not overflow.
+        let (load, held) = (active * best.weight, best.active * weight);
+        if load > held || !self.may_take(seat, word) {
             return;
         }
-        let challenger = Best { seat, word, weight: self.weight(seat), turn: None };
-        let Some(holder) = best else {
-            *best = Some(challenger);
-            return;
-        };
-        // Below 2^32 connections times 2^24: the product does not overflow.
-        let load = u64::from(word.active()) * holder.weight;
-        let held = u64::from(holder.word.active()) * challenger.weight;
-        if load < held {
-            *best = Some(challenger);
-        } else if load == held {
-            let held = *holder.turn.get_or_insert_with(|| self.turn(holder.seat).at);
-            let turn = self.turn(seat).at;
-            if (turn, seat.ordinal) < (held, holder.seat.ordinal) {
-                *best = Some(Best { turn: Some(turn), ..challenger });
+        let mut turn = None;
+        if load == held {
+            let held = *best.turn.get_or_insert_with(|| self.turn(Seat::of(seat.group, best.ordinal), floor).at);
+            let mine = self.turn(seat, floor).at;
+            if (mine, seat.ordinal) >= (held, best.ordinal) {
+                return;
             }
+            turn = Some(mine);
         }
+        *best = Best { ordinal: seat.ordinal, word, active, weight, turn };
     }
 
     /// Claims the best, if it still is what was compared.
-    fn take_best(&self, best: &Best<'a>) -> Option<Claim> {
-        let seat = best.seat;
+    fn take_best(&self, group: &Group, best: Best) -> Option<Claim> {
+        let seat = Seat::of(group, best.ordinal);
         let claim = if best.word.gate().is_open() {
             let claimed = word::claim(seat.chunk.words.at(seat.cell()), best.word);
             claimed.then(|| self.claim_of(seat, best.word, Lease::NONE))
@@ -271,21 +281,29 @@ impl<'a> Choice<'a> {
         word.active() < member.limit && (tried.is_empty() || !tried.contains(member.id))
     }
 
-    fn turn(&self, seat: Seat<'_>) -> Turn {
-        turn::read(seat.pass(), self.pool.floor(), self.stride(seat))
+    fn floor(&self) -> u64 {
+        self.pool.floor().load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn weight(&self, seat: Seat<'_>) -> u64 {
-        u64::from(seat.member.weight) * self.started(seat)
+    fn turn(&self, seat: Seat<'_>, floor: u64) -> Turn {
+        turn::glance(seat.pass(), (floor, self.pool.floor()), self.stride(seat))
     }
 
+    /// Only comparable within its group.
+    #[inline]
+    fn weight(&self, seat: Seat<'_>) -> u64 {
+        let weight = u64::from(seat.member.weight);
+        if seat.group.has_ramps() { weight * self.started(seat) } else { weight }
+    }
+
+    #[inline]
     fn stride(&self, seat: Seat<'_>) -> u64 {
-        seat.group.stride(seat.ordinal) * WHOLE / self.started(seat)
+        let stride = seat.group.stride(seat.ordinal);
+        if seat.group.has_ramps() { stride * WHOLE / self.started(seat) } else { stride }
     }
 
     /// How much of its weight a backend has by now, of [`WHOLE`]: less in its slow start.
-    #[inline]
     fn started(&self, seat: Seat<'_>) -> u64 {
         let ramp = seat.group.ramp(seat.ordinal);
         if ramp == 0 {

@@ -30,9 +30,19 @@ pub(super) struct Turn {
     pub(super) at: u64,
 }
 
-/// Looks up a backend's place in line.
+/// Looks up a backend's place in line for comparison with others, where `floor` was read a moment ago. An old floor does
+/// no harm but where a pass seems to be too far ahead, and then it is looked up anew.
 #[inline]
-pub(super) fn read(pass: &AtomicU64, floor: &AtomicU64, stride: u64) -> Turn {
+pub(super) fn glance(pass: &AtomicU64, (before, floor): (u64, &AtomicU64), stride: u64) -> Turn {
+    let seen = pass.load(Ordering::Acquire);
+    if seen <= before + stride {
+        return Turn { pass: seen, at: seen.max(before) };
+    }
+    read(pass, floor, stride)
+}
+
+/// Looks up a backend's place in line.
+fn read(pass: &AtomicU64, floor: &AtomicU64, stride: u64) -> Turn {
     // The floor after the pass: whoever sees a turn taken sees the floor that it raised first. With an older floor the
     // pass would look too far ahead, and the turn would be given away twice.
     let seen = pass.load(Ordering::Acquire);

@@ -20,18 +20,22 @@ pub trait AtomicWord {
 }
 
 impl AtomicWord for AtomicU64 {
+    #[inline]
     fn load(&self, order: Ordering) -> u64 {
         AtomicU64::load(self, order)
     }
 
+    #[inline]
     fn store(&self, value: u64, order: Ordering) {
         AtomicU64::store(self, value, order);
     }
 
+    #[inline]
     fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64> {
         AtomicU64::compare_exchange(self, current, new, success, failure)
     }
 
+    #[inline]
     fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         AtomicU64::fetch_sub(self, value, order)
     }
@@ -45,6 +49,9 @@ pub struct Gate(u32);
 const EJECTED: u32 = 1 << 31;
 
 impl Gate {
+    /// The gate of a new backend.
+    pub const FIRST: Gate = Gate(0);
+
     /// Whether the backend is not ejected.
     pub const fn is_open(self) -> bool {
         self.0 & EJECTED == 0

@@ -104,6 +104,8 @@ pub struct Buffers {
     heap: Vec<Box<[u8]>>,
     heap_free: Vec<u32>,
     heap_bytes: usize,
+    #[cfg(test)]
+    lent: Vec<bool>,
 }
 
 impl Buffers {
@@ -143,6 +145,8 @@ impl Buffers {
             heap: Vec::new(),
             heap_free: Vec::new(),
             heap_bytes: 0,
+            #[cfg(test)]
+            lent: Vec::new(),
         })
     }
 
@@ -325,6 +329,8 @@ impl Buffers {
     }
 
     fn free(&mut self, id: u32) {
+        #[cfg(test)]
+        assert!(!self.is_lent(id), "chunk {id} was freed while a send still reads it");
         match (id as usize).checked_sub(POOLED) {
             Some(index) => {
                 self.heap_bytes -= self.heap[index].len();
@@ -346,6 +352,38 @@ impl Drop for Buffers {
         // before the buffers, and borrowed slices cannot outlive `self`.
         let result = unsafe { libc::munmap(self.arena.as_ptr().cast(), ARENA_BYTES) };
         debug_assert_eq!(result, 0);
+    }
+}
+
+/// Chunks that a send in flight reads.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct Lent(Vec<u32>);
+
+/// For engines without a kernel: they see to it that nobody frees what a kernel would still read.
+#[cfg(test)]
+impl Buffers {
+    /// Notes that a send reads the first `chunks` chunks of `chain`. Freeing one of them is a fault until they are
+    /// taken back, and so is lending it again.
+    pub fn lend(&mut self, chain: &Chain, chunks: usize) -> Lent {
+        let ids: Vec<u32> = self.ids(chain).take(chunks).collect();
+        self.lent.resize(self.links.len(), false);
+        for &id in &ids {
+            let before = std::mem::replace(&mut self.lent[id as usize], true);
+            assert!(!before, "chunk {id} is sent twice at once");
+        }
+        Lent(ids)
+    }
+
+    /// The send is over.
+    pub fn take_back(&mut self, lent: Lent) {
+        for id in lent.0 {
+            self.lent[id as usize] = false;
+        }
+    }
+
+    fn is_lent(&self, id: u32) -> bool {
+        self.lent.get(id as usize).is_some_and(|lent| *lent)
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
+use socket2::{SockFilter, SockRef};
 
 use super::socket;
 use crate::address::Address;
@@ -132,8 +133,11 @@ impl Listener {
 }
 
 /// Takes the connections that wait in the queue of `listener`, until it is empty or one cannot be taken: for emptying it
-/// before it is closed, as closing resets what waits.
+/// before it is closed, as closing resets what waits. No new connection enters the queue from the call on.
 pub fn accept_rest(listener: &OwnedFd) -> impl Iterator<Item = OwnedFd> {
+    if let Err(error) = ignore_new(listener) {
+        tracing::debug!(%error, "a client that connects at the last moment may be reset");
+    }
     std::iter::from_fn(move || {
         loop {
             match rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -147,6 +151,23 @@ pub fn accept_rest(listener: &OwnedFd) -> impl Iterator<Item = OwnedFd> {
             }
         }
     })
+}
+
+/// Makes the kernel ignore further attempts to connect. Those that have begun go on; a new client tries again after a second,
+/// when the socket is closed, and is refused. Otherwise one who connects between the last accept and the close is reset.
+fn ignore_new(listener: &OwnedFd) -> io::Result<()> {
+    if sockopt::socket_domain(listener)? == AddressFamily::UNIX {
+        // No filter sees its connects. Its file has gone by now.
+        return Ok(());
+    }
+    SockRef::from(listener).attach_filter(&[
+        // The flags of the segment; a first segment has SYN and not ACK.
+        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, 13),
+        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, 0x12),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, 0x02),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+    ])
 }
 
 /// The first socket listens before it may share its port: the kernel then refuses it where anybody else listens there,
@@ -285,7 +306,7 @@ mod tests {
         let mut gone = TcpStream::connect(address.inet().unwrap()).unwrap();
         let kept = TcpStream::connect(address.inet().unwrap()).unwrap();
         let accepted: Vec<_> = accept_rest(&listener.sockets()[0]).collect();
-        let peers: Vec<_> = accepted.iter().map(|socket| socket::peer_address(socket)).collect();
+        let peers: Vec<_> = accepted.iter().map(socket::peer_address).collect();
         assert_eq!(peers, [gone.local_addr().ok(), kept.local_addr().ok()]);
         let mut accepted = accepted.into_iter();
         // Closed from our end first: this one is in TIME_WAIT, the other one lives.

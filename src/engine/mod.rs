@@ -130,7 +130,7 @@ pub enum ReceiveEnd {
     /// `recv` said 0. This can be a reset in disguise where a send on the socket has failed, ended short or is in
     /// flight: ask [`Engine::inspect`].
     Eof,
-    /// No buffer was free: a stall, not an error. Arm again when buffers have come back.
+    /// No buffer was free, for a bulk receive of neither size: a stall, not an error. Arm again when buffers have come back.
     Starved,
     /// Cancelled by its owner.
     Cancelled,
@@ -168,6 +168,12 @@ pub trait Engine {
 
     /// Accepts on `listener` until it ends.
     fn accept(&mut self, owner: Owner, listener: &Self::Socket);
+
+    /// Accepts one client on `listener`. For when there is little room: [`Engine::accept`] takes all who wait before it can
+    /// be stopped. An engine that cannot stop in time may accept more, and says so with `more`.
+    fn accept_one(&mut self, owner: Owner, listener: &Self::Socket) {
+        self.accept(owner, listener);
+    }
 
     /// Receives into [`Buffers`].
     fn receive(&mut self, owner: Owner, socket: &Self::Socket, how: Receive);

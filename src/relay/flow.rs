@@ -3,7 +3,7 @@
 //! [`Relay::advance`] runs after every input that may change more than a byte count, and brings both directions as
 //! far as they can go. It only looks at the state, so it does not matter what the input was.
 
-use super::machine::{Cancelled, Phase, Relay, Rx, Socket, Todo, Tx, Watch};
+use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watch};
 use super::{CloseReason, Rules, Side};
 use crate::limits::{
     BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
@@ -13,6 +13,9 @@ use crate::time::Time;
 
 /// So many small pieces in a row and a direction is not bulk any more.
 const SMALL_PIECES: u8 = 8;
+
+/// So many full small pieces in a row, 32 KiB, and it is.
+const FULL_PIECES: u8 = 8;
 
 impl Relay {
     pub(super) fn advance(&mut self, now: Time, rules: &Rules) {
@@ -51,15 +54,17 @@ impl Relay {
         }
     }
 
-    /// Weighs one piece of a receive that is over: pieces that stay small are not bulk.
-    pub(super) fn note_piece(&mut self, side: Side, bytes: usize) {
-        let end = self.end_mut(side);
-        if let Some(small) = &mut end.bulk {
-            *small = if bytes < BUFFER_BYTES { *small + 1 } else { 0 };
-            if *small >= SMALL_PIECES {
-                end.bulk = None;
-            }
-        }
+    /// Weighs one piece, and says whether the side has proved to be bulk while it still receives small ones.
+    pub(super) fn note_piece(&mut self, side: Side, bytes: usize) -> bool {
+        let pieces = &mut self.end_mut(side).pieces;
+        *pieces = match *pieces {
+            Pieces::Small { full } if bytes >= BUFFER_BYTES => Pieces::Small { full: full.saturating_add(1) },
+            Pieces::Small { .. } => Pieces::Small { full: 0 },
+            Pieces::Large { small } if bytes < BUFFER_BYTES && small + 1 >= SMALL_PIECES => Pieces::Small { full: 0 },
+            Pieces::Large { small } if bytes < BUFFER_BYTES => Pieces::Large { small: small + 1 },
+            Pieces::Large { .. } => Pieces::Large { small: 0 },
+        };
+        matches!(*pieces, Pieces::Small { full } if full >= FULL_PIECES)
     }
 
     /// One side is broken: what it sent is still owed to the other one, which is then reset.
@@ -172,14 +177,18 @@ impl Relay {
         let end = self.end_mut(side);
         match end.rx {
             Rx::Off if end.is_open() => {
-                let room = if end.bulk.is_some() { BULK_BUFFER_BYTES } else { WATERMARK_LOW_BYTES };
+                let room = if end.pieces.are_large() { BULK_BUFFER_BYTES } else { WATERMARK_LOW_BYTES };
                 if queued <= room {
                     self.arm(side);
                 }
             }
-            Rx::Armed if end.bulk.is_none() && queued >= WATERMARK_HIGH_BYTES => {
+            Rx::Armed => {
+                let Pieces::Small { full } = end.pieces else { return };
+                if full < FULL_PIECES && queued < WATERMARK_HIGH_BYTES {
+                    return;
+                }
                 end.rx = Rx::Cancelling;
-                end.bulk = Some(0);
+                end.pieces = Pieces::Large { small: 0 };
                 self.want(Todo::CancelReceive, side);
             }
             _ => {}
@@ -284,7 +293,7 @@ impl Relay {
         self.phase = Phase::Relaying { look_at, watch_at };
     }
 
-    fn deadline(&self, rules: &Rules) -> Time {
+    pub(super) fn deadline(&self, rules: &Rules) -> Time {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::Connecting { until } | Phase::Refusing { until, .. } => until,

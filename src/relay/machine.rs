@@ -49,8 +49,8 @@ pub(super) struct End {
     pub(super) rx: Rx,
     pub(super) tx: Tx,
     pub(super) watch: Watch,
-    /// Large pieces one by one; counts the small ones seen in a row.
-    pub(super) bulk: Option<u8>,
+    /// What it is received in.
+    pub(super) pieces: Pieces,
     /// Something was sent since the last look at the connection.
     pub(super) sent: bool,
     /// Bytes received from the other side and not yet taken by the kernel for this one.
@@ -97,8 +97,21 @@ pub(super) enum Watch {
     Off,
     Armed,
     Cancelling,
-    /// It has told all it can.
-    Spent,
+}
+
+/// How a side is received from. Bulk shows itself by full buffers, and its end by pieces that need no large one.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pieces {
+    /// Small ones, until further notice; so many in a row were full.
+    Small { full: u8 },
+    /// Large ones, each asked for by itself; so many in a row would have fit a small buffer.
+    Large { small: u8 },
+}
+
+impl Pieces {
+    pub(super) const fn are_large(self) -> bool {
+        matches!(self, Pieces::Large { .. })
+    }
 }
 
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
@@ -126,7 +139,16 @@ pub(super) enum Todo {
 
 impl End {
     const fn new(socket: Socket) -> End {
-        End { socket, rx: Rx::Off, tx: Tx::Idle, watch: Watch::Off, bulk: None, sent: false, queued: 0, mute: None }
+        End {
+            socket,
+            rx: Rx::Off,
+            tx: Tx::Idle,
+            watch: Watch::Off,
+            pieces: Pieces::Small { full: 0 },
+            sent: false,
+            queued: 0,
+            mute: None,
+        }
     }
 
     pub(super) const fn receives(&self) -> bool {
@@ -191,12 +213,7 @@ impl Relay {
                 self.break_side(side, CloseReason::Failed(side, reset_name(errno)), now)
             }
             Input::HungUp { side, reset, more } => self.handle_hung_up(side, reset, more, now),
-            Input::WatchEnded(side) => {
-                self.end_mut(side).watch = Watch::Off;
-                if !self.end(side).receives() {
-                    self.watch_soon(now);
-                }
-            }
+            Input::WatchEnded(side) => self.handle_watch_ended(side, now),
             Input::Unsent(side, bytes) => self.handle_unsent(side, bytes, now),
             Input::Inspected { side, unanswered, heard } => self.handle_inspected(side, unanswered, heard, now, rules),
             Input::Reclaim(side) => self.handle_reclaim(side),
@@ -221,8 +238,8 @@ impl Relay {
             4..6 => Action::Spill(side),
             6..8 => Action::Send(side),
             8..10 => Action::CancelSend(side),
-            10..12 => Action::Receive { side, bulk: self.end(side).bulk.is_some() },
-            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).bulk.is_some() },
+            10..12 => Action::Receive { side, bulk: self.end(side).pieces.are_large() },
+            12..14 => Action::AwaitBuffers { side, bulk: self.end(side).pieces.are_large() },
             14..16 => Action::CancelReceive(side),
             16..18 => Action::Watch(side),
             18..20 => Action::CancelWatch(side),
@@ -282,13 +299,19 @@ impl Relay {
         }
         let other = side.other();
         self.end_mut(other).queued += bytes;
+        let bulk = self.note_piece(side, bytes);
         if !more {
             self.end_mut(side).rx = Rx::Off;
-            self.note_piece(side, bytes);
-            return self.advance(now, rules);
+            self.advance(now, rules);
+            if self.end(side).rx == Rx::Off {
+                // Too much waits to receive again, for who knows how long.
+                self.watch_soon(now);
+                self.schedule(self.deadline(rules));
+            }
+            return;
         }
         self.push(other);
-        if self.end(other).queued >= WATERMARK_HIGH_BYTES {
+        if bulk || self.end(other).queued >= WATERMARK_HIGH_BYTES {
             self.advance(now, rules);
         }
     }
@@ -348,7 +371,8 @@ impl Relay {
         let failure = match self.judge(errno) {
             Verdict::Abandoned => return self.finish(true),
             Verdict::TimedOut => CloseReason::ConnectTimeout,
-            Verdict::Failed(errno) if retry || counted => CloseReason::ConnectFailed(errno),
+            Verdict::Failed(errno) if retry => CloseReason::ConnectFailed(errno),
+            // No other backend would do better: what is lacking is ours.
             Verdict::Failed(errno) => CloseReason::Internal(errno),
         };
         if counted {
@@ -377,7 +401,9 @@ impl Relay {
                 self.end_mut(side).rx = Rx::Broken;
             }
             ReceiveEnd::Eof => {
-                if matches!(self.phase, Phase::Choosing | Phase::Connecting { .. } | Phase::Relaying { .. }) {
+                let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
+                let connecting = matches!(self.phase, Phase::Choosing | Phase::Connecting { .. });
+                if connecting || self.phase == deadline || matches!(self.phase, Phase::Relaying { .. }) {
                     self.blame(CloseReason::Eof(side));
                     self.watch_soon(now);
                 }
@@ -393,11 +419,19 @@ impl Relay {
 
     fn handle_hung_up(&mut self, side: Side, reset: bool, more: bool, now: Time) {
         if !more {
-            self.end_mut(side).watch = Watch::Spent;
+            self.handle_watch_ended(side, now);
         }
         // While a receive is armed it tells the same, in its place behind the bytes.
         if reset && !self.end(side).receives() {
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
+        }
+    }
+
+    /// The kernel may drop a watch at any time, with news or without: an end of stream is not the last of them.
+    fn handle_watch_ended(&mut self, side: Side, now: Time) {
+        self.end_mut(side).watch = Watch::Off;
+        if !self.end(side).receives() {
+            self.watch_soon(now);
         }
     }
 

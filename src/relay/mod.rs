@@ -22,8 +22,9 @@
 //!
 //! # Flow control
 //! A direction stops receiving when [`WATERMARK_HIGH_BYTES`](crate::limits::WATERMARK_HIGH_BYTES) wait and goes on
-//! at [`WATERMARK_LOW_BYTES`](crate::limits::WATERMARK_LOW_BYTES). One that has reached the high mark is taken for
-//! bulk and then receives large pieces one by one, which needs no mark at all; pieces that stay small end that.
+//! at [`WATERMARK_LOW_BYTES`](crate::limits::WATERMARK_LOW_BYTES). One that has reached the high mark, or filled several
+//! small buffers in a row, is taken for bulk: it then receives large pieces one by one, which needs no mark at all.
+//! Pieces that stay small end that.
 
 mod flow;
 mod machine;

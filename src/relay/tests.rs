@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Side::{Backend, Client};
 use super::*;
-use crate::limits::{RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES};
+use crate::limits::{
+    BUFFER_BYTES, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+};
 use crate::time::Time;
 
 struct Session {
@@ -130,6 +132,13 @@ fn a_failed_connect_goes_on_until_the_attempts_are_used_up() {
 }
 
 #[test]
+fn what_this_process_lacks_is_no_failed_connect() {
+    let mut s = Session::accepted();
+    s.input(Input::ConnectFailed { errno: Errno::EMFILE, retry: false, counted: true });
+    assert!(s.eof(Client).contains(&Action::Finished(CloseReason::Internal(Errno::EMFILE))));
+}
+
+#[test]
 fn a_connect_that_takes_too_long_is_cancelled_and_the_next_backend_tried() {
     let mut s = Session::accepted();
     s.input(Input::Connecting);
@@ -146,6 +155,16 @@ fn a_connect_that_succeeds_after_its_deadline_is_used() {
     s.input(Input::Connecting);
     assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
     assert_eq!(s.input(Input::Connected), [receive(Backend)]);
+}
+
+#[test]
+fn a_client_that_ends_its_stream_after_the_deadline_is_still_the_first() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::CancelConnect]);
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::Connected), [receive(Backend), Action::Shutdown(Backend)]);
+    assert!(s.eof(Backend).contains(&Action::Finished(CloseReason::Eof(Client))));
 }
 
 #[test]
@@ -178,6 +197,32 @@ fn the_high_mark_stops_receiving_and_the_low_mark_resumes_it_as_bulk() {
     let left = WATERMARK_LOW_BYTES;
     let resumed = s.sent(Backend, WATERMARK_HIGH_BYTES + 4096 - left);
     assert_eq!(resumed, [Action::Send(Backend), Action::Receive { side: Client, bulk: true }]);
+}
+
+#[test]
+fn full_pieces_in_a_row_are_bulk_and_small_ones_end_it() {
+    let mut s = Session::relaying();
+    for _ in 0..7 {
+        s.received(Client, BUFFER_BYTES);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    // One that is not full begins the count anew.
+    s.received(Client, BUFFER_BYTES - 1);
+    s.sent(Backend, BUFFER_BYTES - 1);
+    for _ in 0..7 {
+        assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend)]);
+        s.sent(Backend, BUFFER_BYTES);
+    }
+    assert_eq!(s.received(Client, BUFFER_BYTES), [Action::Send(Backend), Action::CancelReceive(Client)]);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    s.sent(Backend, BUFFER_BYTES);
+    for n in 1..=8 {
+        let piece = s.input(Input::Received { side: Client, bytes: 10, more: false });
+        let next = if n < 8 { large } else { receive(Client) };
+        assert_eq!(piece, [Action::Send(Backend), next]);
+        s.sent(Backend, 10);
+    }
 }
 
 #[test]
@@ -226,6 +271,23 @@ fn a_reset_behind_an_end_of_stream_is_seen_by_the_watch() {
     let gone = Input::HungUp { side: Client, reset: true, more: true };
     let actions = s.input(gone);
     assert!(actions.contains(&Action::CancelReceive(Backend)), "{actions:?}");
+}
+
+#[test]
+fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
+    let mut s = Session::relaying();
+    let last = Input::Received { side: Client, bytes: WATERMARK_LOW_BYTES + 1, more: false };
+    assert_eq!(s.input(last), [Action::Send(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
+fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
+    let mut s = Session::relaying();
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    assert_eq!(s.input(Input::HungUp { side: Client, reset: false, more: false }), []);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! How many sessions there may be: one count for the process and one for each listener, over all workers.
 //!
-//! At a limit, accepting pauses and clients wait in the backlog. A worker may have accepted a few more by the time
-//! it notices; they are served, and the reserve of descriptors covers them.
+//! At a limit, accepting pauses and clients wait in the backlog. Near it they are accepted one by one, as one accept that goes
+//! on would take the whole backlog before it can be stopped. So each worker accepts one too many at most, when several take
+//! the last place; those clients are served, and the reserve of descriptors covers them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -38,8 +39,12 @@ impl Gate {
         self.waiting.load(SeqCst)
     }
 
+    fn room(&self) -> usize {
+        self.max.saturating_sub(self.active())
+    }
+
     fn is_full(&self) -> bool {
-        self.active() >= self.max
+        self.room() == 0
     }
 }
 
@@ -50,12 +55,15 @@ pub struct Admission {
     listener: Arc<Gate>,
     /// The workers, to be woken when there is room again.
     wakers: Arc<[Waker]>,
+    /// Clients that may wait in all backlogs together.
+    crowd: usize,
 }
 
 impl Admission {
-    /// Counts against both gates; `wakers` are the workers that may wait for them.
-    pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>) -> Admission {
-        Admission { process, listener, wakers }
+    /// Counts against both gates; `wakers` are the workers that may wait for them, `crowd` is how many clients may wait to be
+    /// accepted by all of them.
+    pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>, crowd: usize) -> Admission {
+        Admission { process, listener, wakers, crowd }
     }
 
     /// Counts a session in.
@@ -77,6 +85,11 @@ impl Admission {
     /// Whether no further session should be accepted.
     pub fn is_full(&self) -> bool {
         self.process.is_full() || self.listener.is_full()
+    }
+
+    /// Whether so little room is left that all who may wait would not find a place.
+    pub fn is_tight(&self) -> bool {
+        self.process.room().min(self.listener.room()) < self.crowd
     }
 
     /// Which limit is full, for people; with its number.

@@ -1,9 +1,10 @@
-//! Accepting: one multishot accept a listener and worker.
+//! Accepting: one accept a listener and worker, which goes on by itself while there is room for all who may come, and takes
+//! one client at a time near a limit.
 //!
 //! ```text
-//! Armed -> Ended -> Armed                      the kernel ended it
+//! Armed -> Ended -> Armed                      it has ended: one client was taken, or the kernel had a cause
 //!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once
-//!   '-> Cancelling -> Full -> Armed            a limit is reached
+//!   '-> Cancelling -> Full -> Armed            a limit is near, then reached
 //!              '----> Stopped                  told to stop: the accept queue is emptied, then the socket let go
 //! ```
 
@@ -33,7 +34,10 @@ pub struct Acceptor<S> {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum State {
     Ended,
-    Armed,
+    Armed {
+        /// It goes on by itself.
+        many: bool,
+    },
     Cancelling,
     Pausing(Time),
     Full,
@@ -94,7 +98,7 @@ impl<S> Acceptor<S> {
     /// Goes on: arms, pauses, resumes, or stops. Call it once a turn, after the events.
     pub fn turn<E: Engine<Socket = S>>(&mut self, engine: &mut E, now: Time) {
         match self.state {
-            State::Armed if self.stopping || self.admission.is_full() => {
+            State::Armed { many } if self.stopping || self.admission.is_full() || many && self.admission.is_tight() => {
                 engine.cancel(self.owner, OpKind::Accept);
                 self.state = State::Cancelling;
             }
@@ -110,11 +114,16 @@ impl<S> Acceptor<S> {
                     return;
                 }
                 if let Some(socket) = &self.socket {
-                    engine.accept(self.owner, socket);
-                    self.state = State::Armed;
+                    let many = !self.admission.is_tight();
+                    if many {
+                        engine.accept(self.owner, socket)
+                    } else {
+                        engine.accept_one(self.owner, socket)
+                    }
+                    self.state = State::Armed { many };
                 }
             }
-            State::Armed | State::Cancelling | State::Stopped => {}
+            State::Armed { .. } | State::Cancelling | State::Stopped => {}
         }
     }
 

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod listener;
 pub mod mailbox;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod timers;
 
 use std::os::fd::OwnedFd;

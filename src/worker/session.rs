@@ -274,7 +274,8 @@ impl<E: Engine> Sessions<E> {
     fn feed(&mut self, engine: &mut E, now: Time) {
         for large in [false, true] {
             let buffers = engine.buffers();
-            let free = if large { buffers.large_free() } else { buffers.small_free() };
+            // Bulk takes a small buffer where no large one is left.
+            let free = buffers.small_free() + if large { buffers.large_free() } else { 0 };
             for _ in 0..free.min(self.context.starved[usize::from(large)].len()) {
                 let Some((key, side)) = self.context.starved[usize::from(large)].pop_front() else { break };
                 self.input(engine, key, Input::BuffersFree(side), now);

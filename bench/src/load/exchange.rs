@@ -267,14 +267,13 @@ impl<'a> Exchange<'a> {
         }
         let socket = dial(self.targets[at % self.targets.len()])?;
         let socket = client.socket.insert(socket);
-        // On the loopback the handshake is mostly over when connect returns, and the request can leave at once:
-        // the event that says so would cost more than the attempt.
-        let whole = self.plan.life != Life::Held;
         let mut interest = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        if !whole {
+        if self.plan.life == Life::Held {
             self.site.poller.add(&*socket, Token::Client(at), interest | EventFlags::OUT)?;
             return Ok(());
         }
+        // On the loopback the handshake is mostly over when connect returns, and the request can leave at once:
+        // the event that says so would cost more than the attempt.
         match client.push(&self.kit) {
             Ok(sent) => interest.set(EventFlags::OUT, !sent),
             Err(fault) => return self.fall(at, fault),

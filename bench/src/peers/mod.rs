@@ -16,30 +16,24 @@ pub use proxy::{Proxy, launch, pin};
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// Its program is not there.
-    #[error("{name}: there is no program {program}; {hint}")]
+    #[error("there is no program {program}; {hint}")]
     Missing {
-        /// The peer.
-        name: String,
         /// What was looked for.
         program: String,
         /// What to do.
         hint: &'static str,
     },
     /// It ended instead of serving.
-    #[error("{name} ended at its start ({status}); it said:\n{log}")]
+    #[error("it ended at its start ({status}); it said:\n{log}")]
     Died {
-        /// The peer.
-        name: String,
         /// Its exit status.
         status: String,
         /// The end of its output.
         log: String,
     },
     /// It runs, but does not relay.
-    #[error("{name} did not relay a request within {seconds} s ({reason}); it said:\n{log}")]
+    #[error("it did not relay a request within {seconds} s ({reason}); it said:\n{log}")]
     Silent {
-        /// The peer.
-        name: String,
         /// The deadline.
         seconds: u64,
         /// What the last attempt came to.
@@ -48,10 +42,8 @@ pub enum PeerError {
         log: String,
     },
     /// The machine said no.
-    #[error("{name}: {what}: {source}")]
+    #[error("{what}: {source}")]
     Io {
-        /// The peer.
-        name: String,
         /// What was tried.
         what: &'static str,
         /// The kernel's answer.
@@ -119,7 +111,7 @@ impl Peer {
             Kind::Direct => Ok(Vec::new()),
             Kind::Nginx => nginx::command(self, setup, directory),
             Kind::Haproxy => haproxy::command(self, setup, directory),
-            Kind::Ringlb => Ok(ringlb::command(self, setup, directory)),
+            Kind::Ringlb => ringlb::command(self, setup, directory),
         }
     }
 
@@ -138,12 +130,14 @@ impl Peer {
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").trim().to_owned()
     }
+}
 
-    fn io(&self, what: &'static str, source: io::Error) -> PeerError {
-        PeerError::Io { name: self.name.clone(), what, source }
+impl PeerError {
+    fn io(what: &'static str) -> impl FnOnce(io::Error) -> PeerError {
+        move |source| PeerError::Io { what, source }
     }
 
-    fn missing(&self, program: &Path, hint: &'static str) -> PeerError {
-        PeerError::Missing { name: self.name.clone(), program: program.display().to_string(), hint }
+    fn missing(program: &Path, hint: &'static str) -> PeerError {
+        PeerError::Missing { program: program.display().to_string(), hint }
     }
 }

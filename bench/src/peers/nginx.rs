@@ -13,7 +13,7 @@ pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Result<Ve
     let module = stream_module(peer)?;
     let file = directory.join("nginx.conf");
     std::fs::write(&file, configuration(setup, module.as_deref(), directory))
-        .map_err(|error| peer.io("writing its configuration", error))?;
+        .map_err(PeerError::io("writing its configuration"))?;
     Ok(vec![
         peer.program.clone().into(),
         "-e".into(),
@@ -27,7 +27,7 @@ pub(super) fn command(peer: &Peer, setup: &Setup, directory: &Path) -> Result<Ve
 
 /// The stream module to load, nothing if it is built in.
 fn stream_module(peer: &Peer) -> Result<Option<PathBuf>, PeerError> {
-    let output = Command::new(&peer.program).arg("-V").output().map_err(|_| peer.missing(&peer.program, HINT))?;
+    let output = Command::new(&peer.program).arg("-V").output().map_err(|_| PeerError::missing(&peer.program, HINT))?;
     let arguments = String::from_utf8_lossy(&output.stderr).into_owned();
     let words: Vec<&str> = arguments.split_whitespace().collect();
     if words.contains(&"--with-stream") {
@@ -36,7 +36,7 @@ fn stream_module(peer: &Peer) -> Result<Option<PathBuf>, PeerError> {
     let directory =
         words.iter().find_map(|word| word.strip_prefix("--modules-path=")).unwrap_or("/usr/lib/nginx/modules");
     let module = Path::new(directory).join("ngx_stream_module.so");
-    if module.exists() { Ok(Some(module)) } else { Err(peer.missing(&module, HINT)) }
+    if module.exists() { Ok(Some(module)) } else { Err(PeerError::missing(&module, HINT)) }
 }
 
 fn configuration(setup: &Setup, module: Option<&Path>, directory: &Path) -> String {
@@ -48,7 +48,7 @@ fn configuration(setup: &Setup, module: Option<&Path>, directory: &Path) -> Stri
     let connections = 2 * setup.connections + 64;
     let buffer = match setup.tuning {
         Tuning::Messages => "16k",
-        Tuning::Bulk => "64k",
+        Tuning::Bulk => "128k",
         Tuning::Memory => "4k",
     };
     let servers = lines(setup.backends.iter().map(|address| format!("        server {address};")));
@@ -88,4 +88,32 @@ fn lines(each: impl Iterator<Item = String>) -> String {
         text.push('\n');
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_and_the_tuning_are_in_the_file() {
+        let setup = Setup {
+            listen: vec!["127.0.0.1:7001".parse().expect("an address"), "127.0.0.1:7002".parse().expect("an address")],
+            backends: vec!["127.0.0.1:8001".parse().expect("an address")],
+            workers: 2,
+            connections: 100,
+            tuning: Tuning::Bulk,
+        };
+        let text = configuration(&setup, Some(Path::new("/modules/ngx_stream_module.so")), Path::new("/somewhere"));
+        for line in [
+            "load_module /modules/ngx_stream_module.so;",
+            "worker_processes 2;",
+            "worker_connections 264;",
+            "listen 127.0.0.1:7001 reuseport backlog=4096;",
+            "listen 127.0.0.1:7002 reuseport backlog=4096;",
+            "server 127.0.0.1:8001;",
+            "proxy_buffer_size 128k;",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
 }

@@ -60,20 +60,20 @@ impl Proxy {
         if peer.kind == Kind::Direct {
             return Ok(Proxy { running: None, targets: setup.backends.clone() });
         }
-        setup.listen = free_addresses(listeners).map_err(|error| peer.io("looking for free ports", error))?;
+        setup.listen = free_addresses(listeners).map_err(PeerError::io("looking for free ports"))?;
         let directory = tempfile::Builder::new()
             .prefix("ringlb-bench-")
             .tempdir()
-            .map_err(|error| peer.io("making a temporary directory", error))?;
+            .map_err(PeerError::io("making a temporary directory"))?;
         let command = peer.command(setup, directory.path())?;
         let log = directory.path().join("output");
-        let child = spawn(&command, cpus, &log).map_err(|error| peer.io("starting it", error))?;
+        let child = spawn(&command, cpus, &log).map_err(PeerError::io("starting it"))?;
         let group = Pid::from_child(&child);
         let running =
             Running { name: peer.name.clone(), child, group, members: vec![group], log, _directory: directory };
         let mut proxy = Proxy { running: Some(running), targets: setup.listen.clone() };
         proxy.wait_until_it_relays(site)?;
-        let members = procfs::group_members(group).map_err(|error| peer.io("reading /proc", error))?;
+        let members = procfs::group_members(group).map_err(PeerError::io("reading /proc"))?;
         if let Some(running) = &mut proxy.running {
             running.members = members;
         }
@@ -127,8 +127,8 @@ impl Proxy {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > deadline || crate::interrupt::requested() {
-                let (name, log) = (running.name.clone(), running.last_words());
-                return Err(PeerError::Silent { name, seconds: START_MAX.as_secs(), reason, log });
+                let log = running.last_words();
+                return Err(PeerError::Silent { seconds: START_MAX.as_secs(), reason, log });
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -137,7 +137,7 @@ impl Proxy {
 
 impl Running {
     fn died(&self, status: ExitStatus) -> PeerError {
-        PeerError::Died { name: self.name.clone(), status: status.to_string(), log: self.last_words() }
+        PeerError::Died { status: status.to_string(), log: self.last_words() }
     }
 
     /// The end of what it wrote to its output.

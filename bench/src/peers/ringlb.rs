@@ -3,9 +3,14 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Peer, Setup};
+use super::{Peer, PeerError, Setup};
 
-pub(super) fn command(peer: &Peer, setup: &Setup, _directory: &Path) -> Vec<OsString> {
+const HINT: &str = "build it (cargo build --release) or name it with --ringlb or --candidate";
+
+pub(super) fn command(peer: &Peer, setup: &Setup, _directory: &Path) -> Result<Vec<OsString>, PeerError> {
+    if std::process::Command::new(&peer.program).arg("--version").output().is_err() {
+        return Err(PeerError::missing(&peer.program, HINT));
+    }
     let mut words: Vec<OsString> = vec![peer.program.clone().into(), "run".into()];
     for address in &setup.listen {
         words.extend(["--listen".into(), address.to_string().into()]);
@@ -14,5 +19,5 @@ pub(super) fn command(peer: &Peer, setup: &Setup, _directory: &Path) -> Vec<OsSt
         words.extend(["--backend".into(), address.to_string().into()]);
     }
     words.extend(["--workers".into(), setup.workers.to_string().into()]);
-    words
+    Ok(words)
 }

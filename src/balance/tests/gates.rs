@@ -36,7 +36,7 @@ impl Backend {
 
     fn ejected() -> Backend {
         let backend = Backend::open();
-        assert!(backend.cells().eject(Gate::default(), UNTIL));
+        assert!(backend.cells().eject(Gate::FIRST, UNTIL));
         backend
     }
 
@@ -124,6 +124,7 @@ fn the_gate_turns_under_connections_that_come_and_go() {
         let connection = {
             let backend = backend.clone();
             thread::spawn(move || {
+                thread::yield_now();
                 let gate = backend.gate();
                 if gate.is_open() && word::claim_behind(&backend.word, gate, 1) {
                     word::release(&backend.word);
@@ -132,12 +133,12 @@ fn the_gate_turns_under_connections_that_come_and_go() {
         };
         {
             let _guard = backend.lock.lock().unwrap();
-            assert!(backend.cells().eject(Gate::default(), UNTIL));
-            assert!(!backend.cells().eject(Gate::default(), UNTIL), "one epoch is ejected once");
+            assert!(backend.cells().eject(Gate::FIRST, UNTIL));
+            assert!(!backend.cells().eject(Gate::FIRST, UNTIL), "one epoch is ejected once");
         }
         backend.cells().reopen();
         connection.join().unwrap();
-        assert_eq!(backend.gate(), Gate::default().ejected().opened());
+        assert_eq!(backend.gate(), Gate::FIRST.ejected().opened());
         assert_eq!(word::read(&backend.word).active(), 0);
     });
 }
@@ -155,19 +156,26 @@ fn whoever_saw_an_old_ejection_respects_the_new_one() {
                 assert!(backend.cells().eject(backend.gate(), UNTIL + LEASE));
             })
         };
-        let old = Gate::default().ejected();
-        if let Some((lease, gate)) = backend.probe(UNTIL) {
-            assert_eq!(gate, old, "the new ejection is not over");
-            backend.probing.fetch_sub(1, Ordering::SeqCst);
-            {
-                let _guard = backend.lock.lock().unwrap();
-                let same = backend.gate() == old;
-                assert_eq!(backend.cells().pass(lease, gate), same, "a verdict about an ejection that is over");
-            }
-            word::release(&backend.word);
-            backend.cells().give_back(lease);
-        }
+        let prober = {
+            let backend = backend.clone();
+            thread::spawn(move || {
+                // Lets loom run the other one first: it does not do so before a thread's first load.
+                thread::yield_now();
+                let Some((lease, gate)) = backend.probe(UNTIL) else { return };
+                let old = Gate::FIRST.ejected();
+                assert_eq!(gate, old, "the new ejection is not over");
+                backend.probing.fetch_sub(1, Ordering::SeqCst);
+                {
+                    let _guard = backend.lock.lock().unwrap();
+                    let same = backend.gate() == old;
+                    assert_eq!(backend.cells().pass(lease, gate), same, "a verdict about an ejection that is over");
+                }
+                word::release(&backend.word);
+                backend.cells().give_back(lease);
+            })
+        };
         control.join().unwrap();
+        prober.join().unwrap();
         assert_eq!(word::read(&backend.word).active(), 0);
     });
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::{LEAST_CONNECTIONS_EXACT_MAX, WEIGHT_MAX};
+use crate::limits::{CONNECT_ATTEMPTS_MAX, LEAST_CONNECTIONS_EXACT_MAX, WEIGHT_MAX};
 
 fn weights() -> impl Strategy<Value = Vec<u32>> {
     let weight = prop_oneof![4 => 1..=5u32, 1 => Just(0), 1 => 1..=WEIGHT_MAX];
@@ -96,6 +96,18 @@ fn nobody_serves_an_empty_or_weightless_pool() {
             assert!(choose(&mut Chooser::new(pool(*policy, weights), 1)).is_none(), "{policy} {weights:?}");
         }
     }
+}
+
+#[test]
+fn a_client_that_has_tried_as_many_as_can_be_remembered_gets_no_more() {
+    let pool = pool(Policy::LeastConnections, &[1; CONNECT_ATTEMPTS_MAX + 1]);
+    let mut tried = Tried::new();
+    for backend in pool.snapshot().backends() {
+        tried.insert(backend);
+    }
+    assert_eq!(tried.len(), CONNECT_ATTEMPTS_MAX);
+    let offered = Chooser::new(pool, 1).choose(&Request { client: None, tried: &tried }, Time::ZERO);
+    assert!(offered.is_err(), "it could be one that it has tried: {offered:?}");
 }
 
 #[test]

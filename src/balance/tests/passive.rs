@@ -234,6 +234,25 @@ fn a_changed_address_begins_afresh_and_keeps_its_counters() {
     drop(held);
 }
 
+#[test]
+fn a_probe_of_an_ejection_that_is_over_does_not_stand_in_the_way_of_the_next_one() {
+    let health = Some(HealthSettings { rise: 1, fall: 1 });
+    let settings = PoolSettings { health, ..settings(Policy::First) };
+    let pool = Pool::new(settings, backends(&[1, 1]), Time::ZERO).expect("a possible set");
+    let mut chooser = Chooser::new(pool.clone(), 1);
+    assert!(fail(&mut chooser, 3, at(0)));
+    let old = take(&mut chooser, at(10_000)).expect("one probes");
+    assert!(old.is_probe());
+    assert!(pool.report_check("0", true, at(10_000), at(10_001)).returned);
+    assert!(fail(&mut chooser, 3, at(10_002)) && fail(&mut chooser, 3, at(10_002)));
+    assert!(pool.is_in_recovery());
+    let new = take(&mut chooser, at(10_003)).expect("one probes");
+    assert_eq!(index(&new), 0);
+    assert!(!old.connect_failed(REFUSED, at(10_004)).ejected);
+    assert_eq!(index(&take(&mut chooser, at(10_005)).expect("the other is probed")), 1, "the first still is");
+    drop(new);
+}
+
 /// What only a race can bring about: chosen from the old snapshot just after the new one began its first epoch.
 #[test]
 fn a_backend_that_has_moved_is_not_blamed_for_its_old_address() {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::balance::settings::State;
+use crate::balance::failure::Failure;
+use crate::balance::settings::{HealthSettings, State};
 use crate::limits::LEAST_CONNECTIONS_EXACT_MAX;
 
 fn new(policy: Policy, set: Vec<BackendSettings>) -> (Arc<Pool>, Chooser) {
@@ -139,10 +140,30 @@ fn source_hash_gives_shares_by_weight_whatever_the_order() {
     let homes_one = homes(&mut chooser, 8_000);
     let heavy = homes_one.values().filter(|home| *home == "0").count();
     assert!(heavy.abs_diff(6_000) < 300, "{heavy}");
-    let mut reversed = backends(&[3, 1]);
-    reversed.reverse();
-    let (_, mut chooser) = new(Policy::SourceHash, reversed);
-    assert_eq!(homes(&mut chooser, 8_000), homes_one);
+}
+
+#[test]
+fn source_hash_does_not_ask_for_the_order_of_the_backends() {
+    let set = backends(&[1, 1, 1]);
+    let reversed = set.iter().rev().cloned().collect();
+    let (_, mut one) = new(Policy::SourceHash, set);
+    let (_, mut other) = new(Policy::SourceHash, reversed);
+    assert_eq!(homes(&mut one, 8_000), homes(&mut other, 8_000));
+}
+
+#[test]
+fn clients_of_a_backend_that_cannot_serve_are_spread_over_all_others() {
+    let (_, mut chooser) = new(Policy::SourceHash, (0..4).map(|index| limited(index, 1)).collect());
+    let before = homes(&mut chooser, 4_000);
+    let held = std::iter::repeat_with(|| choose(&mut chooser).expect("all have room")).find(|claim| index(claim) == 1);
+    let during = homes(&mut chooser, 4_000);
+    let displaced: Vec<&String> =
+        before.keys().filter(|number| before[*number] == "1").map(|number| &during[number]).collect();
+    for other in ["0", "2", "3"] {
+        let share = displaced.iter().filter(|home| **home == other).count() * 100 / displaced.len();
+        assert!((28..=38).contains(&share), "{other} has {share} % of them");
+    }
+    drop(held);
 }
 
 #[test]
@@ -197,6 +218,36 @@ fn a_backend_back_from_maintenance_starts_slowly_and_one_back_from_draining_does
         let had = share_of_newcomer(&mut chooser, Time::from_millis(1_000));
         assert!(had.abs_diff(share) <= 3, "{state}: {had}");
     }
+}
+
+#[test]
+fn a_backend_back_from_an_ejection_or_from_being_down_starts_slowly() {
+    let slow = |index| BackendSettings { slow_start: Duration::from_secs(10), max_fails: 1, ..backend(index, 1) };
+    let health = Some(HealthSettings { rise: 1, fall: 1 });
+    let settings = PoolSettings { health, ..settings(Policy::RoundRobin) };
+    let pool = Pool::new(settings, vec![slow(0), slow(1)], Time::ZERO).expect("a possible set");
+    let mut chooser = Chooser::new(pool.clone(), 7);
+    let at = Time::from_millis;
+    let share = |chooser: &mut Chooser, now| share_of_newcomer(chooser, at(now));
+    assert!(share(&mut chooser, 0).abs_diff(500) <= 3);
+    let check = |passed, now| pool.report_check("1", passed, at(now), at(now + 1)).up;
+    assert_eq!(check(false, 1_000), Some(false));
+    assert_eq!(share(&mut chooser, 1_000), 0);
+    assert_eq!(check(true, 2_000), Some(true));
+    assert!(share(&mut chooser, 2_001).abs_diff(4) <= 3);
+    assert!(share(&mut chooser, 20_000).abs_diff(500) <= 3);
+    let tried_other = {
+        let mut tried = Tried::new();
+        tried.insert(&pool.snapshot().backends()[0]);
+        tried
+    };
+    let request = Request { client: None, tried: &tried_other };
+    let claim = chooser.choose(&request, at(20_000)).expect("it may serve");
+    assert!(claim.connect_failed(Failure::TimedOut, at(20_000)).ejected);
+    assert_eq!(share(&mut chooser, 20_001), 0);
+    let mut probe = chooser.choose(&request, at(30_000)).expect("one probes");
+    assert!(probe.connected(at(30_000)));
+    assert!(share(&mut chooser, 30_001).abs_diff(4) <= 3);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
 
-use super::super::word::{self, AtomicWord, Gate};
+use crate::balance::word::{self, AtomicWord, Gate};
 
 impl AtomicWord for AtomicU64 {
     fn load(&self, order: Ordering) -> u64 {

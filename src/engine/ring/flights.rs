@@ -1,5 +1,7 @@
 //! What the kernel holds at the moment, by slot and role.
 
+use std::os::fd::RawFd;
+
 use crate::engine::{OpKind, Owner};
 use crate::limits::ROLES_MAX;
 
@@ -10,11 +12,13 @@ pub(super) struct Flight {
     pub(super) asked: u32,
     /// One bit for each [`OpKind`].
     kinds: u8,
-    /// The receive that is in flight has a large buffer reserved.
+    /// The descriptor of the receive that is in flight, open for as long.
+    pub(super) fd: RawFd,
+    /// That receive takes a large buffer.
     pub(super) large: bool,
 }
 
-/// The table of all flights. It grows with the highest slot and is small: 8 bytes a socket.
+/// The table of all flights. It grows with the highest slot and is small: 12 bytes a socket.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     rows: Vec<[Flight; ROLES_MAX]>,

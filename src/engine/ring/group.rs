@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::limits::BUFFERS_QUIET_TURNS;
+
 /// The ring through which buffers of one group are published to the kernel.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -102,6 +104,104 @@ impl Drop for Group {
     }
 }
 
+/// How many buffers of a group should be published: few while traffic is light, so that they stay in the cache.
+#[derive(Debug)]
+pub(super) struct Demand {
+    wanted: u16,
+    least: u16,
+    most: u16,
+    /// What was published at the end of the last turn.
+    before: u16,
+    starved: bool,
+    quiet: u32,
+}
+
+impl Demand {
+    /// Between `least` and `most` buffers.
+    pub(super) const fn new(least: usize, most: usize) -> Demand {
+        Demand { wanted: least as u16, least: least as u16, most: most as u16, before: 0, starved: false, quiet: 0 }
+    }
+
+    /// How many there should be.
+    #[inline]
+    pub(super) const fn wanted(&self) -> u16 {
+        self.wanted
+    }
+
+    /// Adapts to a turn that has left `published` buffers over.
+    #[inline]
+    pub(super) fn turn(&mut self, published: u16) {
+        let used = self.before.saturating_sub(published);
+        if self.starved || used > self.wanted / 2 {
+            self.wanted = if self.starved { self.most } else { self.most.min(self.wanted * 2) };
+            self.starved = false;
+            self.quiet = 0;
+        } else if used > self.wanted / 8 {
+            self.quiet = 0;
+        } else {
+            self.quiet += 1;
+            if self.quiet == BUFFERS_QUIET_TURNS {
+                self.wanted = self.least.max(self.wanted / 2);
+                self.quiet = 0;
+            }
+        }
+    }
+
+    /// So many are published now.
+    #[inline]
+    pub(super) fn published(&mut self, count: u16) {
+        self.before = count;
+    }
+
+    /// A receive has found none.
+    pub(super) fn starve(&mut self) {
+        self.starved = true;
+    }
+}
+
 const fn bytes(capacity: u16) -> usize {
     capacity as usize * size_of::<BufRingEntry>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: u16 = 64;
+    const MAX: u16 = 512;
+
+    fn turn(demand: &mut Demand, used: u16) -> u16 {
+        demand.turn(demand.before.saturating_sub(used));
+        demand.published(demand.wanted());
+        demand.wanted()
+    }
+
+    #[test]
+    fn demand_follows_traffic() {
+        let mut demand = Demand::new(MIN.into(), MAX.into());
+        assert_eq!(turn(&mut demand, 0), MIN);
+        assert_eq!(turn(&mut demand, MIN / 2), MIN, "half is still enough");
+        assert_eq!(turn(&mut demand, MIN / 2 + 1), 2 * MIN);
+        while demand.wanted() < MAX {
+            let used = demand.wanted();
+            turn(&mut demand, used);
+        }
+        assert_eq!(turn(&mut demand, MAX), MAX, "the ring has no more room");
+        for _ in 1..BUFFERS_QUIET_TURNS {
+            assert_eq!(turn(&mut demand, 1), MAX);
+        }
+        assert_eq!(turn(&mut demand, 1), MAX / 2);
+        for _ in 0..20 * BUFFERS_QUIET_TURNS {
+            turn(&mut demand, 0);
+        }
+        assert_eq!(demand.wanted(), MIN);
+    }
+
+    #[test]
+    fn one_starvation_is_enough() {
+        let mut demand = Demand::new(MIN.into(), MAX.into());
+        assert_eq!(turn(&mut demand, 0), MIN);
+        demand.starve();
+        assert_eq!(turn(&mut demand, MIN), MAX);
+    }
 }

@@ -4,9 +4,9 @@
 //! since the last, runs what is to be completed, and waits. Completions are queued for the owner and never
 //! handled in here.
 //!
-//! [`queue`] is the pair of queues and the call, [`group`] the buffers the kernel may fill, [`flights`] what it
-//! holds at the moment, [`scratch`] what submissions point at, [`tag`] how a completion finds its owner, [`reap`] the way
-//! back, [`probe`] the test at the start.
+//! `queue` is the pair of queues and the call, `group` the buffers the kernel may fill, `flights` what it holds at
+//! the moment, `scratch` what submissions point at, `submit` the way in, `tag` how a completion finds its owner, `reap` the way back, `probe`
+//! the test at the start.
 #![allow(unsafe_code)]
 
 mod error;
@@ -16,6 +16,7 @@ mod probe;
 mod queue;
 mod reap;
 mod scratch;
+mod submit;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use io_uring::{opcode, squeue, types};
 use rustix::net::{SocketAddrAny, SocketAddrUnix};
 
 use self::flights::Flights;
-use self::group::Group;
+use self::group::{Demand, Group};
 use self::queue::Queue;
 use self::scratch::Scratch;
 use super::buffers::{Buffers, Chain};
@@ -38,16 +39,13 @@ use super::{Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role,
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::{
-    BUFFERS_PUBLISHED, BUFFERS_SCARCE, BULK_BUFFERS_MAX, GATHER_MAX, RING_DRAIN_TURNS, RING_DRAIN_WAIT, SUBMIT_TRIES,
+    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, GATHER_MAX,
+    RING_DRAIN_TURNS, RING_DRAIN_WAIT,
 };
 use crate::slots::Key;
 
 pub use self::error::SetupError;
 
-/// `IORING_RECVSEND_POLL_FIRST`: wait for readiness before the first try.
-const POLL_FIRST: u16 = 1 << 0;
-/// `IORING_RECV_MULTISHOT`
-const MULTISHOT: u16 = 1 << 1;
 /// `IORING_SEND_VECTORIZED`: the buffer of a send is a list of buffers.
 const VECTORIZED: u16 = 1 << 5;
 
@@ -80,8 +78,10 @@ pub struct Ring {
     queue: Queue,
     small: Group,
     large: Group,
-    /// Large buffers that receives in flight count on; never more than are published.
-    reserved: u16,
+    small_demand: Demand,
+    large_demand: Demand,
+    /// Receives in flight that take a large buffer. There may be more than buffers: most of them wait.
+    waiting_large: usize,
     /// Freed only when the kernel holds nothing any more.
     buffers: ManuallyDrop<Buffers>,
     flights: Flights,
@@ -111,7 +111,8 @@ impl Ring {
         let large = Group::new(BULK_BUFFERS_MAX as u16).map_err(memory)?;
         let buffers = Buffers::new().map_err(memory)?;
         for (group, number) in [(&small, SMALL), (&large, LARGE)] {
-            // SAFETY: the group's memory outlives the queue (the order of the fields), and thus its registration.
+            // SAFETY: `Ring` drops its queue before the groups. Should setting up fail before there is a `Ring`, then no operation was
+            // ever submitted that could make the kernel look into a group.
             unsafe { queue.submitter().register_buf_ring_with_flags(group.address(), group.capacity(), number, 0) }
                 .map_err(|error| SetupError::Broken {
                     step: "registering the receive buffers",
@@ -122,7 +123,9 @@ impl Ring {
             queue,
             small,
             large,
-            reserved: 0,
+            small_demand: Demand::new(BUFFERS_PUBLISHED_MIN, BUFFERS_PUBLISHED),
+            large_demand: Demand::new(BULK_BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX),
+            waiting_large: 0,
             buffers: ManuallyDrop::new(buffers),
             flights: Flights::default(),
             scratch: Scratch::new(),
@@ -143,13 +146,14 @@ impl Ring {
         self.statistics
     }
 
-    /// Operations that the kernel holds, the waker's among them.
+    /// Operations that the kernel holds for their owners.
     pub fn in_flight(&self) -> usize {
         self.flights.count()
     }
 
     /// Reports uses of `waker` to `owner` from now on, as [`Event::Woken`]; many uses before a turn are one.
     pub fn arm_waker(&mut self, owner: Owner, waker: &Waker) {
+        debug_assert!(self.waker.is_none(), "a ring listens to one waker");
         self.waker = Some((waker.clone(), owner));
         self.poll_waker();
     }
@@ -159,79 +163,6 @@ impl Ring {
         let entry = opcode::PollAdd::new(types::Fd(waker.raw_fd()), libc::POLLIN as u32).multi(true).build();
         let entry = entry.user_data(tag::write(tag::WAKE, *owner));
         self.push(entry);
-    }
-
-    /// Queues an operation for the next enter. Each entry's descriptor is open now, and the kernel resolves it when it is
-    /// submitted: the owner may close it only when nothing is in flight on it.
-    #[inline]
-    fn push(&mut self, entry: squeue::Entry) {
-        self.statistics.submissions += 1;
-        // SAFETY: entries point into scratch, which is not emptied before they are submitted, and at buffers: chunks of chains,
-        // which the kernel only reads, mapped or allocated for as long as the ring lives (see `Drop`).
-        if !unsafe { self.queue.push(&entry) } {
-            self.make_room();
-            // SAFETY: as above.
-            if !unsafe { self.queue.push(&entry) } {
-                tracing::error!(errno = ?self.failure, "an operation could not be submitted");
-            }
-        }
-    }
-
-    /// Submits early, because a queue or the scratch memory is full. What completes meanwhile is kept for the
-    /// next turn.
-    #[cold]
-    fn make_room(&mut self) {
-        for _ in 0..SUBMIT_TRIES {
-            match self.queue.submit() {
-                Ok(()) => {}
-                Err(Errno::EAGAIN | Errno::EBUSY) => {
-                    // The kernel wants completions to be taken, or memory to come back, before it accepts more.
-                    if let Err(errno) = self.queue.wait_only(Some(Duration::from_millis(1))) {
-                        self.failure = Some(errno);
-                        return;
-                    }
-                    let mut early = std::mem::take(&mut self.early);
-                    self.reap(&mut early);
-                    self.early = early;
-                }
-                Err(errno) => {
-                    self.failure = Some(errno);
-                    return;
-                }
-            }
-            if self.queue.is_empty() {
-                self.scratch.clear();
-                return;
-            }
-        }
-        self.failure = Some(Errno::EAGAIN);
-    }
-
-    /// Fills the small group up from the free buffers, last-freed first.
-    #[inline]
-    fn publish_small(&mut self) {
-        while self.small.published() < self.small.capacity() {
-            let Some(id) = self.buffers.take(Receive::Multishot) else { return };
-            let (start, bytes) = self.buffers.room(id);
-            // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
-            unsafe { self.small.publish(id, start, bytes) };
-        }
-    }
-
-    /// Makes sure that one more receive finds a large buffer.
-    #[inline]
-    fn reserve_large(&mut self) -> bool {
-        if self.reserved >= self.large.published() {
-            if self.large.published() == self.large.capacity() {
-                return false;
-            }
-            let Some(id) = self.buffers.take(Receive::Bulk) else { return false };
-            let (start, bytes) = self.buffers.room(id);
-            // SAFETY: as in `publish_small`.
-            unsafe { self.large.publish(id, start, bytes) };
-        }
-        self.reserved += 1;
-        true
     }
 
     /// Cancels everything, and waits until the kernel holds nothing. Whether it does.
@@ -290,23 +221,17 @@ impl Engine for Ring {
         self.push(entry.user_data(tag::write(OpKind::Accept as u8, owner)));
     }
 
+    fn accept_one(&mut self, owner: Owner, listener: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Accept);
+        let nobody = std::ptr::null_mut();
+        let entry = opcode::Accept::new(types::Fd(listener.as_raw_fd()), nobody, nobody.cast());
+        let entry = entry.flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry.user_data(tag::write(OpKind::Accept as u8, owner)));
+    }
+
     #[inline]
     fn receive(&mut self, owner: Owner, socket: &OwnedFd, how: Receive) {
-        let large = how == Receive::Bulk && self.reserve_large();
-        let scarce = usize::from(self.small.published()) + self.buffers.small_free() < BUFFERS_SCARCE;
-        let mut ioprio = match how {
-            Receive::Multishot => MULTISHOT,
-            Receive::Bulk => 0,
-        };
-        if scarce && !large {
-            // Without buffers the kernel ends a receive at once, even where there is nothing to receive.
-            ioprio |= POLL_FIRST;
-        }
-        self.flights.begin(owner, OpKind::Receive).large = large;
-        let entry = opcode::Recv::new(types::Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0);
-        let entry = entry.ioprio(ioprio).buf_group(if large { LARGE } else { SMALL }).build();
-        let entry = entry.flags(squeue::Flags::BUFFER_SELECT);
-        self.push(entry.user_data(tag::write(OpKind::Receive as u8, owner)));
+        self.arm_receive(owner, socket.as_raw_fd(), how, false);
     }
 
     #[inline]
@@ -406,7 +331,9 @@ impl Engine for Ring {
             return Err(errno);
         }
         self.statistics.turns += 1;
-        self.publish_small();
+        self.small_demand.turn(self.small.published());
+        self.large_demand.turn(self.large.published());
+        self.publish();
         let before = completions.len();
         completions.append(&mut self.early);
         let timeout = if completions.len() > before { Some(Duration::ZERO) } else { timeout };

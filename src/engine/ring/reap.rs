@@ -50,7 +50,15 @@ impl Ring {
         }
         if !more {
             let flight = self.flights.end(owner, OpKind::Receive);
-            self.reserved -= u16::from(flight.large);
+            if flight.large {
+                self.waiting_large -= 1;
+                if result == -libc::ENOBUFS {
+                    // More receives wait for a large buffer than are published. A small one does for now, if none is left.
+                    self.large_demand.starve();
+                    self.arm_receive(owner, flight.fd, Receive::Bulk, true);
+                    return None;
+                }
+            }
         }
         if let (1.., Some(id)) = (result, buffer) {
             return Some(Event::Received { filled: Filled::new(id, result as u32), more });
@@ -67,6 +75,7 @@ impl Ring {
             _ if result >= 0 => ReceiveEnd::Eof,
             Errno::ENOBUFS => {
                 self.statistics.starvations += 1;
+                self.small_demand.starve();
                 ReceiveEnd::Starved
             }
             Errno::ECANCELED => ReceiveEnd::Cancelled,

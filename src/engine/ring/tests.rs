@@ -13,7 +13,10 @@ use crate::engine::listener::{ListenOptions, Listener, accept_rest};
 use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, OpKind, Owner, Receive, ReceiveEnd, Role, SocketOptions, socket};
 use crate::errno::Errno;
-use crate::limits::{BUFFER_BYTES, BUFFERS_MAX, BULK_BUFFER_BYTES, BULK_BUFFERS_MAX, GATHER_MAX, SUBMISSION_ENTRIES};
+use crate::limits::{
+    BUFFER_BYTES, BUFFERS_MAX, BULK_BUFFER_BYTES, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, GATHER_MAX,
+    SUBMISSION_ENTRIES,
+};
 use crate::slots::Key;
 
 mod hostile;
@@ -62,6 +65,13 @@ impl Bench {
             self.ring.wait(Some(Duration::from_millis(100)), &mut self.seen).unwrap();
         }
         std::mem::take(&mut self.seen)
+    }
+
+    /// Buffers of each size that are free here or with the kernel.
+    fn pool(&mut self) -> (usize, usize) {
+        let (small, large) = (usize::from(self.ring.small.published()), usize::from(self.ring.large.published()));
+        let buffers = self.ring.buffers();
+        (buffers.small_free() + small, buffers.large_free() + large)
     }
 
     /// Puts received bytes into `into`.

@@ -124,7 +124,6 @@ fn a_cancelled_send_says_what_was_taken() {
 #[test]
 fn eof_and_reset_end_a_receive() {
     let mut bench = Bench::new();
-    let free = bench.ring.buffers().small_free();
     let (a, mut far_a) = tcp_pair();
     bench.ring.receive(owner(1, 0), &a, Receive::Multishot);
     far_a.write_all(b"last").unwrap();
@@ -145,8 +144,7 @@ fn eof_and_reset_end_a_receive() {
     assert!(bench.ring.inspect(&b).closed);
     assert!(!bench.ring.inspect(&a).closed, "a FIN is not the end of a connection");
     assert_eq!(bench.ring.in_flight(), 0);
-    let published = usize::from(bench.ring.small.published());
-    assert_eq!(bench.ring.buffers().small_free() + published, free + usize::from(bench.ring.small.capacity()));
+    assert_eq!(bench.pool(), (BUFFERS_MAX, BULK_BUFFERS_MAX), "every buffer came back");
 }
 
 #[test]
@@ -246,14 +244,13 @@ fn bulk_receives_once_into_a_large_buffer() {
     writer.join().unwrap();
     assert!(got == content);
     assert!(largest > BUFFER_BYTES && largest <= BULK_BUFFER_BYTES, "{largest}");
-    assert_eq!(bench.ring.reserved, 0);
+    assert_eq!(bench.ring.waiting_large, 0);
     let event = {
         bench.ring.receive(owner(1, 0), &near, Receive::Bulk);
         bench.next(owner(1, 0))
     };
     assert!(matches!(event, Event::ReceiveEnded(ReceiveEnd::Eof)), "{event:?}");
-    let published = usize::from(bench.ring.large.published());
-    assert_eq!(bench.ring.buffers().large_free() + published, BULK_BUFFERS_MAX);
+    assert_eq!(bench.pool(), (BUFFERS_MAX, BULK_BUFFERS_MAX), "every buffer came back");
 }
 
 #[test]
@@ -281,5 +278,73 @@ fn bulk_falls_back_to_small_buffers() {
         bench.ring.buffers().discard(filled);
     }
     bench.ring.receive(owner(1, 0), &near, Receive::Bulk);
-    assert_eq!(bench.ring.reserved, 1, "a large buffer is free again");
+    assert_eq!(bench.ring.waiting_large, 1, "a large buffer is free again");
+}
+
+#[test]
+fn more_bulk_receives_than_large_buffers_cost_nobody_anything() {
+    let mut bench = Bench::new();
+    let count = 2 * BULK_BUFFERS_MAX as u32;
+    let mut pairs: Vec<_> = (0..count).map(|_| unix_pair()).collect();
+    for (index, (near, _)) in pairs.iter().enumerate() {
+        bench.ring.receive(owner(index as u32, 0), near, Receive::Bulk);
+    }
+    for _ in 0..3 {
+        bench.ring.wait(Some(Duration::ZERO), &mut bench.seen).unwrap();
+    }
+    assert!(bench.seen.is_empty(), "those that wait for nothing hold nothing and starve of nothing");
+    assert!(bench.ring.buffers().large_free() >= BULK_BUFFERS_MAX - BULK_BUFFERS_PUBLISHED_MIN);
+    // All at once: the large buffers go to some, small ones to the others.
+    let message = [3; 2 * BUFFER_BYTES];
+    for (_, far) in &mut pairs {
+        far.write_all(&message).unwrap();
+    }
+    let (mut large, mut small, mut taken) = (0, 0, Vec::new());
+    for index in 0..count {
+        let event = bench.next(owner(index, 0));
+        let Event::Received { filled, more: false } = event else { panic!("{event:?}") };
+        match filled.bytes() {
+            bytes if bytes == message.len() => large += 1,
+            BUFFER_BYTES => small += 1,
+            bytes => panic!("{bytes} bytes"),
+        }
+        taken.push(filled);
+    }
+    assert_eq!((large, small), (BULK_BUFFERS_MAX, BULK_BUFFERS_MAX));
+    for filled in taken {
+        bench.ring.buffers().discard(filled);
+    }
+    assert_eq!(bench.ring.statistics().starvations, 0);
+    assert_eq!(bench.pool(), (BUFFERS_MAX, BULK_BUFFERS_MAX));
+}
+
+#[test]
+fn a_bulk_receive_that_looks_for_another_buffer_can_be_cancelled() {
+    let mut bench = Bench::new();
+    let (near, mut far) = tcp_pair();
+    let mut taken = Vec::new();
+    while bench.ring.buffers().large_free() > 0 || bench.ring.large.published() > 0 {
+        far.write_all(b"bulk").unwrap();
+        bench.ring.receive(owner(1, 0), &near, Receive::Bulk);
+        let event = bench.next(owner(1, 0));
+        let Event::Received { filled, .. } = event else { panic!("{event:?}") };
+        taken.push(filled);
+    }
+    // One is free when the receive is asked for, and somebody else takes it in the same turn.
+    bench.ring.buffers().discard(taken.pop().unwrap());
+    let (other, mut far_other) = tcp_pair();
+    far_other.write_all(b"first").unwrap();
+    bench.ring.receive(owner(2, 0), &other, Receive::Bulk);
+    bench.ring.receive(owner(1, 0), &near, Receive::Bulk);
+    bench.ring.cancel(owner(1, 0), OpKind::Receive);
+    let event = bench.next(owner(1, 0));
+    assert!(matches!(event, Event::ReceiveEnded(ReceiveEnd::Cancelled)), "{event:?}");
+    let event = bench.next(owner(2, 0));
+    let Event::Received { filled, .. } = event else { panic!("{event:?}") };
+    taken.push(filled);
+    assert!(bench.rest().is_empty());
+    for filled in taken {
+        bench.ring.buffers().discard(filled);
+    }
+    assert_eq!(bench.pool(), (BUFFERS_MAX, BULK_BUFFERS_MAX));
 }

@@ -114,16 +114,14 @@ fn accepts_until_cancelled_and_leaves_the_rest_in_the_queue() {
 fn each_kind_of_operation_can_be_cancelled() {
     let mut bench = Bench::new();
     let (near, _far) = tcp_pair();
-    let free = bench.ring.buffers().large_free();
     for how in [Receive::Multishot, Receive::Bulk] {
         bench.ring.receive(owner(1, 0), &near, how);
         bench.ring.cancel(owner(1, 0), OpKind::Receive);
         let event = bench.next(owner(1, 0));
         assert!(matches!(event, Event::ReceiveEnded(ReceiveEnd::Cancelled)), "{event:?}");
     }
-    assert_eq!((bench.ring.reserved, bench.ring.large.published()), (0, 1), "still published, for the next");
+    assert_eq!((bench.ring.waiting_large, bench.ring.large.published()), (0, 1), "still published, for the next");
     bench.ring.receive(owner(1, 0), &near, Receive::Bulk);
-    assert_eq!(bench.ring.buffers().large_free(), free - 1);
     bench.ring.watch(owner(1, 0), &near);
     bench.ring.cancel(owner(1, 0), OpKind::Watch);
     assert!(matches!(bench.next(owner(1, 0)), Event::WatchEnded));
@@ -294,4 +292,21 @@ fn a_dropped_ring_closes_what_nobody_took() {
     assert!(accepted > 0, "the test is one only if the ring has accepted some");
     let inode = rustix::fs::fstat(&near).unwrap().st_ino;
     assert_eq!(open_descriptors(&[inode]), 1, "ours alone");
+}
+
+#[test]
+fn a_full_unix_listener_says_so_at_once() {
+    let mut bench = Bench::new();
+    let folder = tempfile::tempdir().unwrap();
+    let address = Address::Unix(folder.path().join("full"));
+    let options = ListenOptions { workers: 1, backlog: 0, keepalive: None };
+    let _listener = Listener::bind(&address, &options).unwrap();
+    let mut ends = Vec::new();
+    let sockets: Vec<_> = (0..3).map(|_| bench.ring.open(&address, &SocketOptions::default()).unwrap()).collect();
+    for (index, socket) in sockets.iter().enumerate() {
+        bench.ring.connect(owner(index as u32, 1), socket, &address);
+        ends.push(bench.next(owner(index as u32, 1)));
+    }
+    assert!(matches!(ends[0], Event::Connected));
+    assert!(matches!(ends[2], Event::ConnectFailed(Errno::EAGAIN)), "{ends:?}");
 }

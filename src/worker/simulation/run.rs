@@ -1,0 +1,288 @@
+//! One run: a kernel, the sessions of one worker, and clients until all have been served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::faults::{Faults, Sabotage};
+use super::kernel::{Happening, Kernel, Seen, SimSocket};
+use super::link::{Descriptor, Link};
+use super::random::{Chance, Random};
+use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
+use crate::balance::{Chooser, Pool};
+use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
+use crate::relay::{Kill, Rules, Side};
+use crate::time::Time;
+use crate::worker::session::{Route, Sessions};
+
+/// Connections of one run.
+pub(super) const CONNECTIONS: u64 = 200;
+/// Sessions at a time; further clients wait.
+const SESSIONS: usize = 64;
+/// A run that takes more turns than this has lost its way.
+const TURNS_MAX: u64 = 400_000;
+/// So much time after everybody was asked to leave, nobody may be left.
+const LEAVE_MAX: Duration = Duration::from_secs(200);
+/// So much time after all sessions were killed, none may be left.
+const KILL_MAX: Duration = Duration::from_secs(10);
+
+/// What a run has shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Report {
+    pub(super) seen: Seen,
+    pub(super) reasons: Vec<&'static str>,
+    pub(super) turns: u64,
+    pub(super) clean: u64,
+    pub(super) slots: u32,
+}
+
+/// How a run comes to its end, if it does not by itself before.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+struct Finish {
+    at: Time,
+    /// The sessions are killed; otherwise the peers leave in order.
+    kill: bool,
+    begun: bool,
+}
+
+impl Finish {
+    fn killed(self) -> bool {
+        self.begun && self.kill
+    }
+}
+
+struct Run {
+    kernel: Kernel,
+    sessions: Sessions<Kernel>,
+    pool: Arc<Pool>,
+    rules: Rules,
+    finish: Finish,
+    /// When the set of backends changes.
+    swap_at: Time,
+    /// Buffers that somebody else has, until then.
+    hostages: Chain,
+    release_at: Time,
+    admitted: u64,
+    report: Report,
+}
+
+/// Runs one seed, with a fault planted or none. Panics where a check fails.
+pub(super) fn run(seed: u64, sabotage: Option<Sabotage>, tracing: bool) -> Report {
+    let mut run = Run::new(seed);
+    run.kernel.sabotage = sabotage;
+    run.kernel.tracing = tracing;
+    while !run.is_over() {
+        run.turn();
+    }
+    run.end()
+}
+
+impl Run {
+    fn new(seed: u64) -> Run {
+        let mut random = Random::new(seed);
+        let faults = Faults::draw(&mut random);
+        let rules = draw_rules(&mut random, &faults);
+        let pool = Pool::new(
+            PoolSettings { policy: draw_policy(&mut random), ..PoolSettings::default() },
+            Vec::new(),
+            Time::ZERO,
+        );
+        let pool = pool.expect("an empty pool");
+        let window = Duration::from_millis(random.pick(&[20, 1_000, 20_000]));
+        let mut kernel = Kernel::new(random, faults);
+        replace_backends(&mut kernel, &pool);
+        for _ in 0..CONNECTIONS {
+            let delay = kernel.random.up_to(window);
+            kernel.after(delay, Happening::ClientArrives);
+        }
+        let random = &mut kernel.random;
+        let at = kernel.now + window + random.up_to(Duration::from_secs(100));
+        let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
+        let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
+        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
+        let route = Route { rules: rules.clone(), chooser: Chooser::new(pool.clone(), random.next()), options };
+        let mut run = Run {
+            sessions: Sessions::new(vec![route], kernel.now),
+            kernel,
+            pool,
+            rules,
+            finish,
+            swap_at,
+            hostages: Chain::new(),
+            release_at: Time::NEVER,
+            admitted: 0,
+            report: Report::default(),
+        };
+        if run.kernel.random.chance(Chance(128)) {
+            run.take_hostages();
+        }
+        run
+    }
+
+    fn is_over(&self) -> bool {
+        let served = self.finish.killed() || self.admitted == CONNECTIONS;
+        served && self.sessions.is_empty() && self.hostages.is_empty()
+    }
+
+    fn turn(&mut self) {
+        self.report.turns += 1;
+        assert!(self.report.turns < TURNS_MAX, "no end after {TURNS_MAX} turns");
+        self.admit();
+        let mut completions: Vec<Completion<SimSocket>> = Vec::new();
+        let now = self.kernel.now;
+        let finish = if self.finish.begun { Time::NEVER } else { self.finish.at };
+        let next = self.sessions.next_deadline().unwrap_or(Time::NEVER);
+        let wake = next.min(finish).min(self.swap_at).min(self.release_at);
+        // A listener's completion would end the wait; here it is a look every so often.
+        let coming = self.admitted < CONNECTIONS && !self.finish.killed();
+        let wake = if coming { wake.min(now + Duration::from_millis(5)) } else { wake };
+        let timeout = (wake != Time::NEVER).then(|| wake.since(now));
+        self.kernel.wait(timeout, &mut completions).expect("the simulated kernel always works");
+        for completion in completions {
+            self.kernel.begin(&completion.event);
+            let now = self.kernel.now;
+            self.sessions.handle(&mut self.kernel, completion, now);
+            self.judge();
+        }
+        let now = self.kernel.now;
+        self.sessions.tick(&mut self.kernel, now);
+        self.judge();
+        self.disturb(now);
+        self.count();
+    }
+
+    /// A backend's count is the number of its sockets, at any time.
+    fn count(&self) {
+        for backend in self.pool.snapshot().backends() {
+            let port = backend.address().inet().map_or(0, |address| address.port());
+            let open = self.kernel.connections.get(usize::from(port)).copied().unwrap_or(0);
+            assert_eq!(backend.active(), open, "backend {} counts something else than its sockets", backend.name());
+        }
+    }
+
+    /// Accepts, up to the limit of sessions.
+    fn admit(&mut self) {
+        while self.sessions.len() < SESSIONS && !self.finish.killed() {
+            let Some(link) = self.kernel.backlog.pop_front() else { return };
+            self.kernel.link_mut(link).descriptor = Descriptor::Open;
+            let now = self.kernel.now;
+            let socket = SimSocket { link, open: true };
+            let address = Some(std::net::Ipv4Addr::LOCALHOST.into());
+            let Ok(key) = self.sessions.admit(&mut self.kernel, socket, 0, address, now) else { panic!("no slot") };
+            self.report.slots = self.report.slots.max(key.index() + 1);
+            self.admitted += 1;
+            self.judge();
+        }
+    }
+
+    fn judge(&mut self) {
+        let killed = self.finish.killed();
+        for ended in self.sessions.drain_ended() {
+            self.kernel.judge(&ended, &self.rules, killed);
+            self.report.reasons.push(ended.reason.label());
+        }
+    }
+
+    /// What comes from outside: changes of the set, buffers that come back, the end.
+    fn disturb(&mut self, now: Time) {
+        if now >= self.swap_at {
+            replace_backends(&mut self.kernel, &self.pool);
+            self.swap_at = now + Duration::from_secs(1) + self.kernel.random.up_to(Duration::from_secs(20));
+        }
+        if now >= self.release_at {
+            self.kernel.buffers.clear(&mut self.hostages);
+            self.release_at = Time::NEVER;
+        }
+        if !self.finish.begun && now >= self.finish.at {
+            self.begin_finish(now);
+        }
+        let longest = if self.finish.kill { KILL_MAX } else { LEAVE_MAX };
+        let late = now.since(self.finish.at) > longest;
+        assert!(!late || self.is_over(), "{} sessions have not ended", self.sessions.len());
+    }
+
+    fn begin_finish(&mut self, now: Time) {
+        self.finish.begun = true;
+        self.swap_at = Time::NEVER;
+        if self.finish.kill {
+            self.sessions.kill_all(&mut self.kernel, Kill::Shutdown, now);
+        } else {
+            self.kernel.faults = Faults::none();
+            self.hurry();
+        }
+        self.judge();
+    }
+
+    fn hurry(&mut self) {
+        self.kernel.hurry = true;
+        let links: Vec<_> = self.kernel.links().map(|(id, _)| id).collect();
+        for id in links {
+            self.kernel.hurry_peer(id);
+        }
+    }
+
+    /// Leaves the sessions few buffers, or none, for a while.
+    fn take_hostages(&mut self) {
+        let random = &mut self.kernel.random;
+        let (small, large) = (random.below(64) as usize, random.below(4) as usize);
+        self.release_at = self.kernel.now + self.kernel.random.up_to(Duration::from_secs(4));
+        let buffers = &mut self.kernel.buffers;
+        for (how, left) in [(Receive::Multishot, small), (Receive::Bulk, large)] {
+            let free = if how == Receive::Bulk { buffers.large_free() } else { buffers.small_free() };
+            for _ in left..free {
+                let filled = buffers.fill(how, &[0]).expect("a free buffer");
+                buffers.append(&mut self.hostages, filled);
+            }
+        }
+    }
+
+    /// After the last session: nothing may be left.
+    fn end(mut self) -> Report {
+        self.kernel.faults = Faults::none();
+        assert!(self.kernel.links().all(|(_, link)| !link.open()), "a descriptor is left open");
+        self.hurry();
+        self.kernel.run_out();
+        self.kernel.judge_peers();
+        let fresh = crate::engine::Buffers::new().expect("address space for the buffers");
+        let free =
+            |buffers: &crate::engine::Buffers| (buffers.small_free(), buffers.large_free(), buffers.heap_bytes());
+        assert_eq!(free(&self.kernel.buffers), free(&fresh), "buffers are missing");
+        assert!(self.pool.snapshot().backends().iter().all(|backend| backend.active() == 0), "a place is still held");
+        // The sessions' chooser may hold on to a set that was replaced.
+        drop(self.sessions);
+        self.pool.collect();
+        assert!(self.pool.leaving().is_empty(), "a backend that was removed is still in use");
+        self.report.seen = self.kernel.seen;
+        let clean = |link: &Link| link.side == Side::Client && link.clean.is_some();
+        self.report.clean = self.kernel.links().filter(|(_, link)| clean(link)).count() as u64;
+        self.report
+    }
+}
+
+fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
+    // Who vanishes with nothing outstanding is only found by being idle.
+    let idle = faults.peer != Chance::NEVER || random.coin();
+    Rules {
+        connect_timeout: Duration::from_millis(random.between(1_000, 4_000)),
+        connect_budget: Duration::from_millis(random.between(1_000, 10_000)),
+        connect_attempts: random.between(1, 4) as u32,
+        idle_timeout: idle.then(|| Duration::from_secs(random.between(10, 60))),
+        dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
+    }
+}
+
+fn draw_policy(random: &mut Random) -> Policy {
+    random.pick(Policy::ALL)
+}
+
+/// Puts another set of backends in the place of the present one.
+fn replace_backends(kernel: &mut Kernel, pool: &Arc<Pool>) {
+    let count = kernel.random.between(1, 5) as u16;
+    let first = kernel.random.below(3) as u16;
+    let backends = (first..first + count).map(|index| {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 3000 + index));
+        BackendSettings::new(index.to_string(), address.into())
+    });
+    let settings = PoolSettings { policy: draw_policy(&mut kernel.random), ..PoolSettings::default() };
+    pool.replace(settings, backends.collect(), kernel.now).expect("names that differ");
+    pool.collect();
+}

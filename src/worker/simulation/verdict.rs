@@ -1,0 +1,187 @@
+//! What must hold of a session that has ended: each end's fate follows from the reason, and the reason from the truth.
+
+use std::time::Duration;
+
+use super::kernel::Kernel;
+use super::link::Link;
+use crate::errno::Errno;
+use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX};
+use crate::relay::{CloseReason, Rules, Side};
+use crate::time::Time;
+use crate::worker::session::Ended;
+
+/// How long after a reset has reached us a session may live on, beside the time for what is still owed.
+const NOTICE_MAX: Duration = Duration::from_secs(6);
+
+/// What says nothing about any backend, and that another backend would not mend.
+const OUR_TROUBLE: &[Errno] =
+    &[Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::ENETDOWN, Errno::EPERM, Errno::EACCES];
+
+/// The links of a session that has ended, and what is said of its end.
+struct Case<'a> {
+    client: &'a Link,
+    /// Only one that was connected.
+    backend: Option<&'a Link>,
+    ended: &'a Ended,
+    rules: &'a Rules,
+    kernel: &'a Kernel,
+}
+
+impl Kernel {
+    /// Checks a session that has just ended.
+    pub(super) fn judge(&mut self, ended: &Ended, rules: &Rules, killed: bool) {
+        let pair = self.audit.take(ended.key).expect("a session ends once, after it began");
+        if self.tracing {
+            eprintln!("{:>12} ended: {pair:?} {ended:?}", self.now.nanos() / 1000);
+        }
+        let client = pair.client.expect("a session has a client");
+        for id in [Some(client), pair.backend].into_iter().flatten() {
+            assert!(self.link(id).closing().is_some(), "{id:?} outlives its session");
+        }
+        let backend = pair.backend.map(|id| self.link(id)).filter(|link| link.established());
+        let case = Case { client: self.link(client), backend, ended, rules, kernel: self };
+        let told = [case.client.told.bytes, backend.map_or(0, |link| link.told.bytes)];
+        assert_eq!(ended.received, told, "the session has miscounted");
+        if killed {
+            // Whatever it was doing was cut short.
+            return;
+        }
+        match ended.reason {
+            CloseReason::Eof(first) => case.judge_order(first),
+            CloseReason::Failed(side, errno) => case.judge_failure(side, errno),
+            CloseReason::DeadPeer(side) => case.judge_dead(side),
+            CloseReason::IdleTimeout => case.judge_idle(),
+            CloseReason::NoBackend
+            | CloseReason::ConnectFailed(_)
+            | CloseReason::ConnectTimeout
+            | CloseReason::Internal(_) => case.judge_refusal(),
+            CloseReason::Killed(_) => panic!("killed by nobody"),
+        }
+        case.judge_resets();
+        if !self.hurry {
+            case.judge_clean();
+        }
+    }
+
+    /// Checks what the peers have seen in the end, when everything has happened.
+    pub(super) fn judge_peers(&self) {
+        for (id, link) in self.links() {
+            let Some(closing) = link.closing().filter(|_| link.established()) else { continue };
+            let cause = closing.reset || closing.unread || link.told.orphaned;
+            assert!(!link.peer.saw_reset || cause, "{id:?} was reset by nobody");
+            let left = link.peer.vanished || link.peer.reset || link.gone.is_some();
+            if left || (link.peer.closed && !link.peer.saw_end) || link.peer.saw_reset {
+                continue;
+            }
+            assert!(link.peer.saw_end, "{id:?} has never seen an end");
+            assert_eq!(link.outbound.read, link.outbound.taken, "{id:?} has not got all that our kernel took");
+        }
+    }
+}
+
+impl<'a> Case<'a> {
+    fn link(&self, side: Side) -> Option<&'a Link> {
+        match side {
+            Side::Client => Some(self.client),
+            Side::Backend => self.backend,
+        }
+    }
+
+    /// Both streams ended in order.
+    fn judge_order(&self, first: Side) {
+        let backend = self.backend.expect("no end in order without a backend");
+        let fins = [self.client, backend].map(|link| {
+            let closing = link.closing().expect("closed");
+            assert!(closing.whole, "an end in order before all was sent to the {}", link.side);
+            assert!(!closing.reset && !closing.unread, "the {} is reset after an end in order", link.side);
+            let (_, number) = link.told.fin.unwrap_or_else(|| panic!("the {}'s stream has not ended", link.side));
+            number
+        });
+        assert!(fins[first as usize] < fins[first.other() as usize], "the {first} was not the first to end");
+    }
+
+    /// A side broke: it must be true, and the other side must learn of it after the last byte.
+    fn judge_failure(&self, side: Side, errno: Errno) {
+        let broken = self.link(side).unwrap_or_else(|| panic!("the {side} that failed was never connected"));
+        let gone = broken.gone.unwrap_or_else(|| panic!("the {side} is said to have failed with {errno}"));
+        let names = if gone.reset { &[Errno::ECONNRESET][..] } else { &[Errno::ECONNRESET, Errno::ETIMEDOUT] };
+        assert!(names.contains(&errno), "the {side} failed by a reset and not with {errno}");
+        let Some(other) = self.link(side.other()) else { return };
+        let closing = other.closing().expect("closed");
+        if other.gone.is_some() {
+            return;
+        }
+        if !closing.reset {
+            let order = other.told.fin.is_some() && broken.told.fin.is_some() && closing.whole;
+            assert!(order, "the {}'s reset became a polite end for the {}", side, side.other());
+            return;
+        }
+        let connected = self.backend.and_then(|backend| backend.told.connected_at);
+        let before_connect = connected.is_none_or(|at| at >= gone.at);
+        let in_time = closing.at.since(gone.at) < RESET_FLUSH_MAX;
+        let got_all = closing.whole && closing.delivered;
+        assert!(
+            got_all || before_connect || !in_time,
+            "the reset for the {} overtook its bytes: {closing:?}",
+            side.other()
+        );
+    }
+
+    fn judge_dead(&self, side: Side) {
+        let link = self.link(side).unwrap_or_else(|| panic!("the {side} was never connected"));
+        let timeout = self.rules.dead_peer_timeout.expect("only with a timeout");
+        let silent = self.kernel.now.since(link.peer.vanished_at);
+        assert!(link.peer.vanished && silent >= timeout / 2, "the {side} is not dead");
+    }
+
+    fn judge_idle(&self) {
+        let timeout = self.rules.idle_timeout.expect("only with a timeout");
+        let backend = self.backend.expect("only a session that relays is idle");
+        let active_at = self.client.told.active_at.max(backend.told.active_at);
+        assert!(self.kernel.now.since(active_at) >= timeout, "the session is not idle");
+        for link in [self.client, backend] {
+            let slept = unnoticed(link);
+            assert!(slept < NOTICE_MAX, "the {}'s reset was not noticed for {slept:?}", link.side);
+        }
+    }
+
+    /// No backend: the client gets a polite end, whatever it still says.
+    fn judge_refusal(&self) {
+        assert!(self.backend.is_none(), "refused with a backend");
+        let closing = self.client.closing().expect("closed");
+        assert!(!closing.reset, "a refusal must not reset");
+        let ours = matches!(self.ended.reason, CloseReason::Internal(_));
+        if let Some(errno) = self.ended.reason.errno() {
+            assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
+        }
+        if closing.unread && self.client.gone.is_none() {
+            let waited = self.client.outbound.shut.map_or(Duration::ZERO, |shut| closing.at.since(shut));
+            let enough = self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX || waited >= REFUSAL_LINGER_MAX;
+            assert!(enough, "the refusal was destroyed by unread input");
+        }
+    }
+
+    /// A reset ends its session before long.
+    fn judge_resets(&self) {
+        let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
+        for link in [Some(self.client), self.backend].into_iter().flatten() {
+            let late = unnoticed(link);
+            assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
+        }
+    }
+
+    /// Peers that behave get what they came for.
+    fn judge_clean(&self) {
+        let Some(said) = self.client.clean else { return };
+        let Some(backend) = self.backend else { return };
+        let order = matches!(self.ended.reason, CloseReason::Eof(_));
+        assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
+        assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
+    }
+}
+
+/// How long our socket stayed open after its peer's reset.
+fn unnoticed(link: &Link) -> Duration {
+    let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
+    link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at))
+}
