@@ -178,6 +178,7 @@ fn addresses_come_and_go_with_the_records() {
     assert_eq!(who_serves(&ringlb, 4), set(&["127.0.0.3"]));
     held.write_all(b"still here\n").expect("its session lives on");
     assert_eq!(net::read_line(&mut held), "still here");
+    drop(held);
     ringlb.stop();
 }
 
