@@ -13,7 +13,7 @@ use common::backend::Backend;
 use common::net::{self, Reserved};
 use common::pattern::End;
 use common::ringlb::{Config, Ringlb, field};
-use common::until;
+use common::{procfs, until};
 
 /// A server that answers every request with its name, under a status that the test chooses.
 struct Web {
@@ -167,6 +167,32 @@ fn sessions_of_a_backend_that_goes_down_are_kept_or_closed_as_told() {
         drop(held);
         ringlb.stop();
     }
+}
+
+/// A client whose connect is under way when its backend goes down has lost nothing yet; once it is connected it has.
+#[test]
+fn a_connect_that_succeeds_after_its_backend_went_down_is_no_session() {
+    let (hole, filler) = net::black_hole();
+    let at = hole.local_addr().expect("an address");
+    let checked = Reserved::new();
+    let health = format!(
+        "connect_timeout = \"20s\"\nconnect_budget = \"20s\"\n[pool.health]\nkind = \"tcp\"\ninterval = \"100ms\"\n\
+         on_down = \"close\"\nport = {}\n",
+        checked.address().port()
+    );
+    let well = checked.listen(64);
+    let ringlb = Config::new(&[]).backend(at, "name = \"a\"").pool(&health).start();
+    let mut client = ringlb.connect();
+    until("its connect is under way", || procfs::is_connecting(at).then_some(()));
+    drop(well);
+    told(&ringlb, "backend back/a is down");
+    assert!(ringlb.ends().is_empty(), "{:?}", ringlb.ends());
+    // Room in the queue: the next SYN is answered.
+    drop(hole.accept().expect("the one that filled it"));
+    assert_eq!(net::read_to_end(&mut client).1, End::Reset);
+    assert_eq!(ringlb.wait_for_ends(1), ["backend_down"]);
+    drop(filler);
+    ringlb.stop();
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
-use crate::worker::mailbox::Mailbox;
+use crate::worker::mailbox::{Command, Mailbox};
 
 use names::Namer;
 use probes::Prober;
@@ -93,8 +93,8 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             }
             let on_known = notify.clone();
             tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
-            tokio::spawn(Prober::new(rosters.clone(), workers, checks_max).run());
-            tokio::spawn(collect(rosters));
+            tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+            tokio::spawn(collect(rosters, workers));
             signals.deliver(notify).await;
         });
     })?;
@@ -133,10 +133,16 @@ impl Signals {
     }
 }
 
-/// Frees now and then what is no longer used.
-async fn collect(rosters: Arc<Rosters>) {
+/// Frees now and then what is no longer used. Workers hold on to the set that they have chosen from last, so that they are
+/// told when there is another.
+async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>) {
+    let mut changes = rosters.changes();
     loop {
         sleep(COLLECT_INTERVAL).await;
+        if changes.has_changed().is_ok_and(|changed| changed) {
+            changes.mark_unchanged();
+            workers.iter().for_each(|worker| worker.send(Command::Refresh));
+        }
         for roster in rosters.all() {
             for gone in roster.pool().collect() {
                 tracing::debug!("backend {}/{gone} is gone with its last session", roster.pool().name());

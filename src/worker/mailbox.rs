@@ -15,6 +15,8 @@ pub enum Command {
     Drain,
     /// End all sessions now.
     Kill(Kill),
+    /// The pools have changed: let go of what they were.
+    Refresh,
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>),
 }

@@ -168,6 +168,7 @@ impl Worker {
                     self.acceptors.iter_mut().for_each(Acceptor::stop);
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
+                Command::Refresh => self.sessions.refresh(),
                 Command::CloseBackends(backends) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
                 }

@@ -209,6 +209,13 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
+    /// Lets go of the snapshots that the last choices were made from, which an idle worker would keep alive.
+    pub fn refresh(&mut self) {
+        for route in &mut self.context.routes {
+            route.chooser.set();
+        }
+    }
+
     /// Ends the sessions of these backends, each named by its pool's name and its identity there. A client whose connect
     /// is still in flight has lost nothing yet: it goes on to another backend where that fails.
     pub fn kill_backends(&mut self, engine: &mut E, backends: &HashSet<(Arc<str>, BackendId)>, kill: Kill, now: Time) {

@@ -60,6 +60,9 @@ pub enum Cause {
     /// It closed the connection before its answer was whole.
     #[error("connected, but the connection was closed before an answer")]
     Closed,
+    /// The connection broke before its answer was whole.
+    #[error("connected, but then {}", words(*.0))]
+    Broken(Errno),
     /// What it answered is not HTTP.
     #[error("no valid answer over HTTP/1.1: {0}")]
     Http(hyper::Error),
@@ -112,7 +115,7 @@ impl Probe {
             Ok(Err(error)) if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
                 return Outcome::Failed(Cause::Closed);
             }
-            Ok(Err(error)) => return Outcome::Failed(Cause::Http(error)),
+            Ok(Err(error)) => return Outcome::Failed(broken(&error).map_or(Cause::Http(error), Cause::Broken)),
             Ok(Ok(response)) => response,
         };
         let status = response.status().as_u16();
@@ -176,6 +179,12 @@ async fn discard(response: Response<Incoming>) {
             return;
         }
     }
+}
+
+/// The kernel's word, where that was what ended the connection.
+fn broken(error: &hyper::Error) -> Option<Errno> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(Errno::from)
 }
 
 fn words(errno: Errno) -> String {

@@ -101,6 +101,19 @@ async fn what_is_no_answer_fails_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_reset_instead_of_an_answer_is_told_by_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let cause = failed(probe(address, http(200..=200), PATIENCE).run().await);
+    assert_eq!(cause.to_string(), "connected, but then connection reset");
+}
+
+#[tokio::test]
 async fn a_body_without_an_end_is_left_and_a_silent_one_is_not_waited_for() {
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     let endless = [head.clone(), b"10000\r\n".to_vec(), vec![b'x'; 1 << 22]].concat();
