@@ -78,7 +78,7 @@ impl Relay {
             Phase::Relaying { .. } if !self.end(side.other()).is_open() => self.finish(false),
             Phase::Relaying { .. } => {
                 let until = now + RESET_FLUSH_MAX;
-                self.phase = Phase::Resetting { broken: side, until, poll_at: now, step: UNSENT_POLL_MIN };
+                self.phase = Phase::Resetting { broken: side, until, poll_at: None, step: UNSENT_POLL_MIN };
             }
             Phase::Resetting { broken, .. } if broken != side => self.finish(false),
             Phase::Resetting { .. } | Phase::ConnectCancelling(_) | Phase::Ending => {}
@@ -234,8 +234,11 @@ impl Relay {
         }
         self.close_side(broken, false);
         let Phase::Resetting { poll_at, .. } = &mut self.phase else { return };
-        if *poll_at <= now && self.ends[toward as usize].queued == 0 && !self.ends[toward as usize].sends() {
-            *poll_at = Time::NEVER;
+        if poll_at.is_none_or(|at| at <= now)
+            && self.ends[toward as usize].queued == 0
+            && !self.ends[toward as usize].sends()
+        {
+            *poll_at = None;
             self.want(Todo::PollUnsent, toward);
         }
     }
@@ -297,7 +300,7 @@ impl Relay {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
-            Phase::Resetting { until, poll_at, .. } => until.min(poll_at),
+            Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);
                 idle.min(look_at).min(watch_at)

@@ -27,11 +27,25 @@ pub struct Relay {
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Choosing,
-    Connecting { until: Time },
+    Connecting {
+        until: Time,
+    },
     ConnectCancelling(Cancelled),
-    Relaying { look_at: Time, watch_at: Time },
-    Resetting { broken: Side, until: Time, poll_at: Time, step: Duration },
-    Refusing { until: Time, discarded: u64 },
+    Relaying {
+        look_at: Time,
+        watch_at: Time,
+    },
+    /// `poll_at`: when to ask again what is unacknowledged; `None`: as soon as all is sent.
+    Resetting {
+        broken: Side,
+        until: Time,
+        poll_at: Option<Time>,
+        step: Duration,
+    },
+    Refusing {
+        until: Time,
+        discarded: u64,
+    },
     Ending,
 }
 
@@ -359,8 +373,9 @@ impl Relay {
             _ => {
                 // A connect that succeeded although its deadline had fired is as good as any.
                 let period = rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout / 2);
-                let eof = self.end(Side::Client).rx == Rx::Eof;
-                let watch_at = if eof { now + WATCH_AFTER } else { Time::NEVER };
+                // The client's receive may have ended meanwhile: at its end of stream, at the high mark, for want of a buffer.
+                let receives = self.end(Side::Client).receives();
+                let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
                 self.phase = Phase::Relaying { look_at: now + period, watch_at };
                 self.arm(Side::Backend);
             }
@@ -438,7 +453,7 @@ impl Relay {
     fn handle_unsent(&mut self, side: Side, bytes: usize, now: Time) {
         let Phase::Resetting { broken, poll_at, step, .. } = &mut self.phase else { return };
         if bytes > 0 {
-            *poll_at = now + *step;
+            *poll_at = Some(now + *step);
             *step = (*step * 2).min(UNSENT_POLL_MAX);
             return;
         }

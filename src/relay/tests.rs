@@ -238,6 +238,16 @@ fn a_reset_is_passed_on_once_what_came_before_it_is_acknowledged() {
     assert_eq!(s.input(Input::Unsent(Client, 0)), [Action::Reset(Client), finished]);
 }
 
+/// Otherwise the worker would not sleep until the slow side has taken what is owed to it.
+#[test]
+fn what_is_owed_before_a_reset_is_waited_for_without_a_deadline_in_the_past() {
+    let mut s = Session::relaying();
+    s.received(Backend, 100);
+    s.reset(Backend);
+    s.after(UNSENT_POLL_MIN);
+    assert!(s.relay.next > s.now);
+}
+
 #[test]
 fn a_peer_that_does_not_read_is_reset_when_time_is_up() {
     let mut s = Session::relaying();
@@ -278,6 +288,17 @@ fn a_side_whose_receive_ended_with_too_much_waiting_is_watched() {
     let mut s = Session::relaying();
     let last = Input::Received { side: Client, bytes: WATERMARK_LOW_BYTES + 1, more: false };
     assert_eq!(s.input(last), [Action::Send(Backend)]);
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+}
+
+#[test]
+fn a_client_whose_receive_ended_while_connecting_is_watched() {
+    let mut s = Session::accepted();
+    s.input(Input::Connecting);
+    s.received(Client, WATERMARK_LOW_BYTES + 1);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Starved));
+    s.input(Input::BuffersFree(Client));
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
     assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
 }
 

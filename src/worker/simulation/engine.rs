@@ -61,8 +61,9 @@ impl Engine for Kernel {
 
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         let Some(id) = self.audit.find(owner) else { return };
-        if let Some(op) = self.link_mut(id).running(kind) {
-            op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        let Some(op) = self.link_mut(id).op_mut(kind) else { return };
+        op.cancelled.get_or_insert(BURST.saturating_sub(op.outstanding));
+        if !op.over {
             let serial = op.serial;
             self.asked.push(Asked::Cancel(id, kind, serial));
         }
@@ -96,18 +97,8 @@ impl Engine for Kernel {
     }
 
     fn shutdown_write(&mut self, socket: &SimSocket) -> Result<(), Errno> {
-        let id = socket.link;
-        self.audit_shutdown(id);
-        let now = self.now;
-        let link = self.link_mut(id);
-        if link.is_closed() {
-            self.seen.shut_refused += 1;
-            return Err(Errno::ENOTCONN);
-        }
-        link.outbound.shut = Some(now);
-        self.move_outbound(id);
-        self.wake(id, OpKind::Watch);
-        Ok(())
+        self.audit_shutdown(socket.link);
+        self.shutdown_write_unchecked(socket)
     }
 
     fn unsent(&mut self, socket: &SimSocket) -> usize {
@@ -126,7 +117,8 @@ impl Engine for Kernel {
         }
         Inspection {
             closed: link.is_closed(),
-            unanswered: link.unsent() > 0 && (!alive || coin),
+            // Of a living peer's closed window only a probe can be unanswered for a moment.
+            unanswered: link.unsent() > 0 && (!alive || link.in_flight() || coin),
             heard: link.heard,
             rtt_us: link.path.latency.as_micros() as u32,
         }
@@ -156,6 +148,20 @@ impl Engine for Kernel {
 }
 
 impl Kernel {
+    /// A shutdown, whether or not it is due.
+    pub(super) fn shutdown_write_unchecked(&mut self, socket: &SimSocket) -> Result<(), Errno> {
+        let (id, now) = (socket.link, self.now);
+        let link = self.link_mut(id);
+        if link.is_closed() {
+            self.seen.shut_refused += 1;
+            return Err(Errno::ENOTCONN);
+        }
+        link.outbound.shut = Some(now);
+        self.move_outbound(id);
+        self.wake(id, OpKind::Watch);
+        Ok(())
+    }
+
     /// Registers an operation; it is submitted with the next wait.
     fn ask(&mut self, owner: Owner, socket: &SimSocket, kind: OpKind, job: Job) {
         let id = socket.link;

@@ -73,7 +73,7 @@ pub(super) struct Closing {
     pub(super) unread: bool,
     /// All that the partner's kernel had received was ours to send, and our kernel had taken it.
     pub(super) whole: bool,
-    /// The peer had acknowledged all of that.
+    /// The peer had acknowledged all that our kernel had taken.
     pub(super) delivered: bool,
 }
 
@@ -272,6 +272,12 @@ impl Link {
     pub(super) fn unsent(&self) -> u64 {
         let fin = self.outbound.shut.is_some() && !self.outbound.fin_acknowledged;
         self.outbound.taken - self.outbound.acknowledged + u64::from(fin)
+    }
+
+    /// Something of ours is on its way to the peer, or its acknowledgement on its way back.
+    pub(super) fn in_flight(&self) -> bool {
+        let waiting = self.outbound.taken > self.outbound.arrived;
+        self.outbound.arrived > self.outbound.acknowledged || (waiting && self.room_out() > 0)
     }
 
     pub(super) fn seen(&self) -> Seen {

@@ -23,6 +23,7 @@ mod random;
 mod run;
 mod script;
 mod stream;
+mod tests;
 mod verdict;
 
 use std::collections::BTreeMap;

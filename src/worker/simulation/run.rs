@@ -18,6 +18,8 @@ use crate::worker::session::{Route, Sessions};
 pub(super) const CONNECTIONS: u64 = 200;
 /// Sessions at a time; further clients wait.
 const SESSIONS: usize = 64;
+/// So many turns in a row may find a deadline in the past.
+const SPINS_MAX: u64 = 3;
 /// A run that takes more turns than this has lost its way.
 const TURNS_MAX: u64 = 400_000;
 /// So much time after everybody was asked to leave, nobody may be left.
@@ -62,6 +64,8 @@ struct Run {
     hostages: Chain,
     release_at: Time,
     admitted: u64,
+    /// Turns in a row in which nothing had happened, and nothing was waited for.
+    spins: u64,
     report: Report,
 }
 
@@ -110,6 +114,7 @@ impl Run {
             hostages: Chain::new(),
             release_at: Time::NEVER,
             admitted: 0,
+            spins: 0,
             report: Report::default(),
         };
         if run.kernel.random.chance(Chance(128)) {
@@ -137,6 +142,7 @@ impl Run {
         let wake = if coming { wake.min(now + Duration::from_millis(5)) } else { wake };
         let timeout = (wake != Time::NEVER).then(|| wake.since(now));
         self.kernel.wait(timeout, &mut completions).expect("the simulated kernel always works");
+        let idle = completions.is_empty();
         for completion in completions {
             self.kernel.begin(&completion.event);
             let now = self.kernel.now;
@@ -147,6 +153,8 @@ impl Run {
         self.sessions.tick(&mut self.kernel, now);
         self.judge();
         self.disturb(now);
+        self.spins = if idle && self.sessions.next_deadline().is_some_and(|at| at <= now) { self.spins + 1 } else { 0 };
+        assert!(self.spins < SPINS_MAX, "the worker turns without end: a deadline stays in the past");
         self.count();
     }
 

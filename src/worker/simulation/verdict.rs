@@ -42,6 +42,10 @@ impl Kernel {
         let case = Case { client: self.link(client), backend, ended, rules, kernel: self };
         let told = [case.client.told.bytes, backend.map_or(0, |link| link.told.bytes)];
         assert_eq!(ended.received, told, "the session has miscounted");
+        if let CloseReason::Killed(_) = ended.reason {
+            assert!(killed, "killed by nobody");
+            case.judge_killed();
+        }
         if killed {
             // Whatever it was doing was cut short.
             return;
@@ -55,7 +59,7 @@ impl Kernel {
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
-            CloseReason::Killed(_) => panic!("killed by nobody"),
+            CloseReason::Killed(_) => {}
         }
         case.judge_resets();
         if !self.hurry {
@@ -142,6 +146,27 @@ impl<'a> Case<'a> {
         for link in [self.client, backend] {
             let slept = unnoticed(link);
             assert!(slept < NOTICE_MAX, "the {}'s reset was not noticed for {slept:?}", link.side);
+            let dead = self.unanswered(link);
+            let longest = self.rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout * 2 + NOTICE_MAX);
+            assert!(dead < longest, "the {} was dead for {dead:?} and nobody looked", link.side);
+        }
+    }
+
+    /// How long the peer has been silent although bytes of ours were outstanding.
+    fn unanswered(&self, link: &Link) -> Duration {
+        let closing = link.closing().expect("closed");
+        if !link.peer.vanished || closing.delivered {
+            return Duration::ZERO;
+        }
+        closing.at.since(link.peer.vanished_at.max(link.told.sent_at))
+    }
+
+    /// Both sides learn that this is no end in order.
+    fn judge_killed(&self) {
+        for link in [Some(self.client), self.backend].into_iter().flatten() {
+            let polite = link.closing().is_some_and(|closing| !closing.reset);
+            let over = link.told.fin.is_some() && link.closing().is_some_and(|closing| closing.whole);
+            assert!(!polite || over || link.gone.is_some(), "the {} was killed politely", link.side);
         }
     }
 
