@@ -114,6 +114,10 @@ pub const REFUSAL_DISCARD_BYTES_MAX: u64 = 64 * 1024;
 /// A side that has not been received from for so long gets a watch, so that its reset is seen.
 pub const WATCH_AFTER: Duration = Duration::from_millis(100);
 
+/// A session without a byte either way for so long gets a watch on both sides: a reset that came together with the last
+/// bytes is not told to the receive. Shorter would set more watches in sessions that only pause.
+pub const WATCH_QUIET: Duration = Duration::from_millis(250);
+
 /// Time between two keepalive probes, once the first went unanswered.
 pub const KEEPALIVE_PROBE_INTERVAL_MAX: Duration = Duration::from_secs(15);
 

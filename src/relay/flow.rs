@@ -7,7 +7,7 @@ use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watc
 use super::{CloseReason, Rules, Side};
 use crate::limits::{
     BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
-    WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -48,10 +48,6 @@ impl Relay {
     pub(super) fn arm(&mut self, side: Side) {
         self.end_mut(side).rx = Rx::Armed;
         self.want(Todo::Receive, side);
-        if self.end(side).watch == Watch::Armed {
-            self.end_mut(side).watch = Watch::Cancelling;
-            self.want(Todo::CancelWatch, side);
-        }
     }
 
     /// Weighs one piece, and says whether the side has proved to be bulk while it still receives small ones.
@@ -135,7 +131,7 @@ impl Relay {
         }
     }
 
-    /// A side that is not being received from gets a watch before long, unless receiving goes on by then.
+    /// A side that is not being received from gets a watch before long, unless receiving goes on and is busy by then.
     pub(super) fn watch_soon(&mut self, now: Time) {
         if let Phase::Relaying { watch_at, .. } = &mut self.phase {
             *watch_at = (*watch_at).min(now + WATCH_AFTER);
@@ -274,9 +270,15 @@ impl Relay {
     fn look(&mut self, now: Time, mut look_at: Time, mut watch_at: Time, rules: &Rules) {
         if now >= watch_at {
             watch_at = Time::NEVER;
+            let quiet_at = self.active_at + WATCH_QUIET;
             for side in Side::BOTH {
                 let end = self.end_mut(side);
-                if end.is_open() && !end.receives() && end.watch == Watch::Off {
+                if !end.is_open() || end.watch != Watch::Off {
+                    continue;
+                }
+                if end.receives() && now < quiet_at {
+                    watch_at = quiet_at;
+                } else {
                     end.watch = Watch::Armed;
                     self.want(Todo::Watch, side);
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Action, CloseReason, Input, Kill, ReceiveEnd, Rules, Side, Verdict};
 use crate::errno::Errno;
-use crate::limits::{UNSENT_POLL_MAX, WATCH_AFTER, WATERMARK_HIGH_BYTES};
+use crate::limits::{UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
 use crate::time::Time;
 
 /// The life of one connection. See the module for its phases.
@@ -65,6 +65,8 @@ pub(super) struct End {
     pub(super) watch: Watch,
     /// What it is received in.
     pub(super) pieces: Pieces,
+    /// The watch has told of a reset while a receive was armed.
+    pub(super) hung_up: bool,
     /// Something was sent since the last look at the connection.
     pub(super) sent: bool,
     /// Bytes received from the other side and not yet taken by the kernel for this one.
@@ -159,6 +161,7 @@ impl End {
             tx: Tx::Idle,
             watch: Watch::Off,
             pieces: Pieces::Small { full: 0 },
+            hung_up: false,
             sent: false,
             queued: 0,
             mute: None,
@@ -229,7 +232,11 @@ impl Relay {
             Input::HungUp { side, reset, more } => self.handle_hung_up(side, reset, more, now),
             Input::WatchEnded(side) => self.handle_watch_ended(side, now),
             Input::Unsent(side, bytes) => self.handle_unsent(side, bytes, now),
-            Input::Inspected { side, unanswered, heard } => self.handle_inspected(side, unanswered, heard, now, rules),
+            Input::Inspected { side, outstanding, unanswered, heard } => {
+                // A peer that keeps its window closed answers probes for now; it is looked at as long as it does.
+                self.end_mut(side).sent = outstanding || unanswered;
+                self.handle_mute(side, unanswered.then_some(heard), now, rules);
+            }
             Input::Reclaim(side) => self.handle_reclaim(side),
             Input::Kill(kill) => self.handle_kill(kill),
             Input::Tick => self.handle_tick(now, rules),
@@ -292,7 +299,7 @@ impl Relay {
     /// Whether an end of stream of this side may be a reset in disguise: the kernel tells a reset only once, and
     /// a send on the same socket may have taken the news.
     pub const fn doubts_eof(&self, side: Side) -> bool {
-        !matches!(self.end(side).tx, Tx::Idle | Tx::Shut)
+        self.end(side).hung_up || !matches!(self.end(side).tx, Tx::Idle | Tx::Shut)
     }
 
     /// Whether a byte waits in either direction.
@@ -375,7 +382,7 @@ impl Relay {
                 let period = rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout / 2);
                 // The client's receive may have ended meanwhile: at its end of stream, at the high mark, for want of a buffer.
                 let receives = self.end(Side::Client).receives();
-                let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
+                let watch_at = now + if receives { WATCH_QUIET } else { WATCH_AFTER };
                 self.phase = Phase::Relaying { look_at: now + period, watch_at };
                 self.arm(Side::Backend);
             }
@@ -436,8 +443,15 @@ impl Relay {
         if !more {
             self.handle_watch_ended(side, now);
         }
-        // While a receive is armed it tells the same, in its place behind the bytes.
-        if reset && !self.end(side).receives() {
+        if !reset {
+            return;
+        }
+        if self.end(side).rx == Rx::Armed {
+            // What was received before is delivered first, and the next receive tells of the reset in its place.
+            self.end_mut(side).hung_up = true;
+            self.end_mut(side).rx = Rx::Cancelling;
+            self.want(Todo::CancelReceive, side);
+        } else if !self.end(side).receives() {
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
         }
     }
@@ -463,14 +477,14 @@ impl Relay {
         self.finish(true);
     }
 
-    fn handle_inspected(&mut self, side: Side, unanswered: bool, heard: u32, now: Time, rules: &Rules) {
+    /// Something is unanswered, while so much has been heard (or nothing is): since when the same?
+    fn handle_mute(&mut self, side: Side, heard: Option<u32>, now: Time, rules: &Rules) {
         let Some(timeout) = rules.dead_peer_timeout else { return };
         let end = self.end_mut(side);
-        end.sent = unanswered;
-        end.mute = match end.mute {
-            _ if !unanswered => None,
-            Some((before, since)) if before == heard => Some((heard, since)),
-            _ => Some((heard, now)),
+        end.mute = match (heard, end.mute) {
+            (None, _) => None,
+            (Some(heard), Some((before, since))) if before == heard => Some((heard, since)),
+            (Some(heard), _) => Some((heard, now)),
         };
         if end.mute.is_some_and(|(_, since)| now.since(since) >= timeout) && end.is_open() {
             self.blame(CloseReason::DeadPeer(side));

@@ -26,6 +26,13 @@
 //! small buffers in a row, is taken for bulk: it then receives large pieces one by one, which needs no mark at all.
 //! Pieces that stay small end that.
 
+//! # Resets that nobody tells
+//! A receive that stays armed reports a reset behind the bytes, but for one case: when bytes and reset arrive together,
+//! the kernel hands over the bytes, finds no more of them, and waits for news that has come already. And where nobody receives,
+//! nobody would see a reset at all. So a side that is not received from, and every side of a session that has been
+//! quiet for a moment, gets a *watch*: a poll for hang-ups alone, which sees one that has happened already. Where it tells
+//! of a reset, an armed receive is taken back and asked anew, and now it reports it.
+
 mod flow;
 mod machine;
 #[cfg(test)]
@@ -145,7 +152,9 @@ pub enum Input {
     Inspected {
         /// Whose connection.
         side: Side,
-        /// Whether something of ours is unanswered.
+        /// Whether bytes of ours are not acknowledged, those behind a closed window included.
+        outstanding: bool,
+        /// Whether something of ours, a probe of a closed window too, is unanswered at this moment.
         unanswered: bool,
         /// A number that changes whenever the peer is heard.
         heard: u32,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -45,6 +45,12 @@ impl Session {
     fn input(&mut self, input: Input) -> Vec<Action> {
         self.relay.handle(input, self.now, &self.rules);
         self.drain()
+    }
+
+    /// What a tick asks for, but for the watches of a quiet session.
+    fn tick(&mut self, seconds: u64) -> Vec<Action> {
+        let watch = |action: &Action| matches!(action, Action::Watch(_) | Action::CancelWatch(_));
+        self.after(Duration::from_secs(seconds)).into_iter().filter(|action| !watch(action)).collect()
     }
 
     fn after(&mut self, time: Duration) -> Vec<Action> {
@@ -312,6 +318,24 @@ fn a_watch_that_the_kernel_ends_with_its_first_news_is_renewed() {
 }
 
 #[test]
+fn a_reset_that_came_with_the_last_bytes_is_asked_for_when_the_session_is_quiet() {
+    let mut s = Session::relaying();
+    s.now = s.now + WATCH_QUIET / 2;
+    s.received(Client, 5);
+    s.sent(Backend, 5);
+    // Not as long as bytes move.
+    assert_eq!(s.after(WATCH_QUIET / 2), []);
+    assert_eq!(s.after(WATCH_QUIET / 2), [Action::Watch(Client), Action::Watch(Backend)]);
+    let gone = Input::HungUp { side: Client, reset: true, more: true };
+    assert_eq!(s.input(gone), [Action::CancelReceive(Client)]);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [receive(Client)]);
+    // Even if somebody else has taken the news, an end of stream is not believed.
+    assert!(s.relay.doubts_eof(Client));
+    let actions = s.reset(Client);
+    assert!(actions.contains(&Action::PollUnsent(Backend)), "{actions:?}");
+}
+
+#[test]
 fn starved_receives_wait_for_buffers() {
     let mut s = Session::relaying();
     let starved = Input::ReceiveEnded(Client, ReceiveEnd::Starved);
@@ -347,16 +371,31 @@ fn a_peer_that_leaves_bytes_unanswered_and_says_nothing_is_dead() {
     let mut s = Session::relaying();
     s.received(Client, 10);
     s.sent(Backend, 10);
-    let mute = |heard| Input::Inspected { side: Backend, unanswered: true, heard };
-    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    let mute = |heard| Input::Inspected { side: Backend, outstanding: true, unanswered: true, heard };
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
     assert_eq!(s.input(mute(7)), []);
-    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
     // It was heard in between: the time begins anew.
     assert_eq!(s.input(mute(8)), []);
-    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
     assert_eq!(s.input(mute(8)), []);
-    assert_eq!(s.after(Duration::from_secs(15)), [Action::Inspect(Backend)]);
-    assert_eq!(s.input(mute(8)), [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
+    let dead = s.input(mute(8));
+    assert_eq!(dead[..2], [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+}
+
+/// Its probes are answered at this look, and perhaps not at the next.
+#[test]
+fn a_peer_with_a_closed_window_is_looked_at_again() {
+    let mut s = Session::relaying();
+    s.received(Client, 10);
+    s.sent(Backend, 10);
+    let look = |outstanding| Input::Inspected { side: Backend, outstanding, unanswered: false, heard: 7 };
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
+    s.input(look(true));
+    assert_eq!(s.tick(15), [Action::Inspect(Backend)]);
+    s.input(look(false));
+    assert_eq!(s.tick(15), []);
 }
 
 #[test]

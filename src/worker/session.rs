@@ -361,8 +361,10 @@ impl<S> Session<S> {
                 return Some(Input::Unsent(side, bytes));
             }
             Action::Inspect(side) => {
-                let seen = engine.inspect(self.sockets[side as usize].as_ref()?);
-                return Some(Input::Inspected { side, unanswered: seen.unanswered, heard: seen.heard });
+                let socket = self.sockets[side as usize].as_ref()?;
+                let outstanding = engine.unsent(socket) > 0;
+                let seen = engine.inspect(socket);
+                return Some(Input::Inspected { side, outstanding, unanswered: seen.unanswered, heard: seen.heard });
             }
             Action::Close(side) | Action::Reset(side) => self.close(engine, side, matches!(action, Action::Reset(_))),
             Action::Deadline(at) => {

@@ -24,6 +24,8 @@ pub(super) struct Pair {
     pub(super) client: Option<LinkId>,
     /// The last one, where several were tried.
     pub(super) backend: Option<LinkId>,
+    /// The ports tried, as bits.
+    tried: u64,
 }
 
 impl Pair {
@@ -67,7 +69,7 @@ impl Kernel {
         let mut pair = match self.audit.pairs[index] {
             Some(pair) if pair.key == owner.key => pair,
             Some(old) => panic!("slot {index} is used again before {old:?} has ended"),
-            None => Pair { key: owner.key, client: None, backend: None },
+            None => Pair { key: owner.key, client: None, backend: None, tried: 0 },
         };
         match side {
             Side::Client => assert!(pair.client.replace(id).is_none(), "a session with two clients"),
@@ -75,6 +77,9 @@ impl Kernel {
                 if let Some(old) = pair.backend.replace(id) {
                     assert!(self.link(old).closing().is_some(), "a second backend while {old:?} is open");
                 }
+                let port = 1 << (self.link(id).port.expect("bound by its connect") % 64);
+                assert_eq!(pair.tried & port, 0, "a client is given the same backend twice");
+                pair.tried |= port;
             }
         }
         self.audit.pairs[index] = Some(pair);

@@ -110,10 +110,11 @@ impl Engine for Kernel {
         let link = self.link_mut(socket.link);
         let alive = !link.peer.vanished && link.gone.is_none();
         let answered = (link.path.latency + link.path.acknowledged_after) * 2;
-        if alive && now.since(link.heard_at) > answered {
-            // Whatever was outstanding at the last look has been answered, a probe of a closed window too.
+        let last = if link.peer.vanished { link.peer.vanished_at } else { now };
+        if link.gone.is_none() && last.since(link.heard_at) > answered {
+            // Whatever was outstanding at the last look was answered while it lived, a probe of a closed window too.
             link.heard = link.heard.wrapping_add(1);
-            link.heard_at = now;
+            link.heard_at = last;
         }
         Inspection {
             closed: link.is_closed(),

@@ -26,7 +26,6 @@ mod stream;
 mod tests;
 mod verdict;
 
-use std::collections::BTreeMap;
 use std::panic::{catch_unwind, resume_unwind};
 
 use faults::Sabotage;
@@ -36,6 +35,24 @@ use run::{CONNECTIONS, Report};
 const DEFAULT_CONNECTIONS: u64 = 200_000;
 /// The first seed of a plain `cargo test`; each run takes the next.
 const DEFAULT_SEED: u64 = 1;
+
+/// How sessions end, each of which must have been seen.
+const REASONS: &[&str] = &[
+    "backend_dead",
+    "backend_eof",
+    "backend_error",
+    "backend_reset",
+    "client_dead",
+    "client_eof",
+    "client_error",
+    "client_reset",
+    "connect_failed",
+    "connect_timeout",
+    "idle_timeout",
+    "internal",
+    "no_backend",
+    "shutdown",
+];
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -60,20 +77,19 @@ fn sessions_survive_a_nasty_kernel() {
     let connections = variable("RINGLB_SIMULATION_CONNECTIONS").unwrap_or(replay);
     let tracing = variable("RINGLB_SIMULATION_TRACE").is_some();
     let first = seed.unwrap_or(DEFAULT_SEED);
-    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
-    let (mut turns, mut clean) = (0, 0);
-    let mut seen = kernel::Seen::default();
+    let mut all = Report::default();
     for run in 0..connections.div_ceil(CONNECTIONS) {
-        let report = run_loudly(first.wrapping_add(run), tracing);
-        for reason in report.reasons {
-            *reasons.entry(reason).or_default() += 1;
-        }
-        seen.add(&report.seen);
-        turns += report.turns;
-        clean += report.clean;
+        all.add(&run_loudly(first.wrapping_add(run), tracing));
     }
-    println!("{seen:?}");
-    println!("{reasons:?} turns {turns} clean {clean}");
+    println!("{all:#?}");
+    if connections >= DEFAULT_CONNECTIONS && seed.is_none() {
+        for (what, count) in all.seen.counts() {
+            assert!(count > 0, "the simulation is not nasty enough: {what} has never been seen");
+        }
+        for reason in REASONS {
+            assert!(all.reasons.contains_key(reason), "no session has ended by {reason}");
+        }
+    }
 }
 
 /// What a panic said.

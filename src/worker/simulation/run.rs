@@ -1,5 +1,6 @@
 //! One run: a kernel, the sessions of one worker, and clients until all have been served.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +32,22 @@ const KILL_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Report {
     pub(super) seen: Seen,
-    pub(super) reasons: Vec<&'static str>,
+    /// How many sessions ended so, by the label of the reason.
+    pub(super) reasons: BTreeMap<&'static str, u64>,
     pub(super) turns: u64,
+    /// Sessions whose peers both behaved.
     pub(super) clean: u64,
-    pub(super) slots: u32,
+}
+
+impl Report {
+    pub(super) fn add(&mut self, other: &Report) {
+        self.seen.add(&other.seen);
+        self.turns += other.turns;
+        self.clean += other.clean;
+        for (reason, count) in &other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
 }
 
 /// How a run comes to its end, if it does not by itself before.
@@ -63,6 +76,8 @@ struct Run {
     /// Buffers that somebody else has, until then.
     hostages: Chain,
     release_at: Time,
+    /// When they are taken again.
+    take_at: Time,
     admitted: u64,
     /// Turns in a row in which nothing had happened, and nothing was waited for.
     spins: u64,
@@ -113,6 +128,7 @@ impl Run {
             swap_at,
             hostages: Chain::new(),
             release_at: Time::NEVER,
+            take_at: Time::NEVER,
             admitted: 0,
             spins: 0,
             report: Report::default(),
@@ -136,7 +152,7 @@ impl Run {
         let now = self.kernel.now;
         let finish = if self.finish.begun { Time::NEVER } else { self.finish.at };
         let next = self.sessions.next_deadline().unwrap_or(Time::NEVER);
-        let wake = next.min(finish).min(self.swap_at).min(self.release_at);
+        let wake = next.min(finish).min(self.swap_at).min(self.release_at).min(self.take_at);
         // A listener's completion would end the wait; here it is a look every so often.
         let coming = self.admitted < CONNECTIONS && !self.finish.killed();
         let wake = if coming { wake.min(now + Duration::from_millis(5)) } else { wake };
@@ -175,8 +191,7 @@ impl Run {
             let now = self.kernel.now;
             let socket = SimSocket { link, open: true };
             let address = Some(std::net::Ipv4Addr::LOCALHOST.into());
-            let Ok(key) = self.sessions.admit(&mut self.kernel, socket, 0, address, now) else { panic!("no slot") };
-            self.report.slots = self.report.slots.max(key.index() + 1);
+            let Ok(_) = self.sessions.admit(&mut self.kernel, socket, 0, address, now) else { panic!("no slot") };
             self.admitted += 1;
             self.judge();
         }
@@ -186,7 +201,7 @@ impl Run {
         let killed = self.finish.killed();
         for ended in self.sessions.drain_ended() {
             self.kernel.judge(&ended, &self.rules, killed);
-            self.report.reasons.push(ended.reason.label());
+            *self.report.reasons.entry(ended.reason.label()).or_default() += 1;
         }
     }
 
@@ -199,6 +214,12 @@ impl Run {
         if now >= self.release_at {
             self.kernel.buffers.clear(&mut self.hostages);
             self.release_at = Time::NEVER;
+            if !self.finish.begun {
+                self.take_at = now + Duration::from_secs(1) + self.kernel.random.up_to(Duration::from_secs(10));
+            }
+        }
+        if now >= self.take_at && !self.finish.begun {
+            self.take_hostages();
         }
         if !self.finish.begun && now >= self.finish.at {
             self.begin_finish(now);
@@ -210,6 +231,7 @@ impl Run {
 
     fn begin_finish(&mut self, now: Time) {
         self.finish.begun = true;
+        self.take_at = Time::NEVER;
         self.swap_at = Time::NEVER;
         if self.finish.kill {
             self.sessions.kill_all(&mut self.kernel, Kill::Shutdown, now);
@@ -230,6 +252,7 @@ impl Run {
 
     /// Leaves the sessions few buffers, or none, for a while.
     fn take_hostages(&mut self) {
+        self.take_at = Time::NEVER;
         let random = &mut self.kernel.random;
         let (small, large) = (random.below(64) as usize, random.below(4) as usize);
         self.release_at = self.kernel.now + self.kernel.random.up_to(Duration::from_secs(4));

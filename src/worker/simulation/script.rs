@@ -129,7 +129,7 @@ impl Plan {
         let steps = self.steps(side);
         // A step before the last one: the close.
         let place = random.below(steps.len() as u64) as usize;
-        match random.below(10) {
+        match random.below(11) {
             0..3 => steps.insert(place, Step::Reset),
             3 => steps.insert(place, Step::Close),
             4 => steps.insert(place, Step::Vanish),
@@ -147,6 +147,10 @@ impl Plan {
                 steps.extend([Step::Fin, Step::AwaitEnd, Step::Close]);
             }
             8 => steps.insert(place, Step::Sleep(random.up_to(Duration::from_secs(40)))),
+            9 => {
+                let nap = Step::Sleep(random.up_to(Duration::from_secs(20)));
+                steps.splice(place..place, [Step::Read(Reading::NotAtAll), nap, Step::Vanish]);
+            }
             _ => {
                 steps.truncate(place);
                 let nap = Step::Sleep(random.up_to(Duration::from_secs(2)));
