@@ -223,6 +223,88 @@ pub const UNIX_PATH_BYTES_MAX: usize = 107;
 /// Bytes of the name of a backend. It may be its address, and the longest of those is `unix:` and a path.
 pub const BACKEND_NAME_BYTES_MAX: usize = 128;
 
+/// Bytes of an IP address as it is written, which is what the longest IPv6 address has.
+pub const ADDRESS_BYTES_MAX: usize = 39;
+
+/// Characters between two dots of a host name (RFC 1035).
+pub const HOST_LABEL_BYTES_MAX: usize = 63;
+
+/// Characters of a host name: 255 bytes on the wire (RFC 1035), less the lengths of its first and its empty last label.
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// Name servers of one configuration; the system's own resolver takes three.
+pub const RESOLVERS_MAX: usize = 8;
+
+/// Look-ups more often than this would only ask a name server again for what it has just said.
+pub const RESOLVE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// A host name that could not be looked up is tried again so soon, then after twice as long each time, up to the pool's
+/// `resolve_interval`.
+pub const RESOLVE_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// How long one look-up may take, all name servers and search domains together.
+pub const RESOLVE_MAX: Duration = Duration::from_secs(10);
+
+/// How long one name server may take to answer before the next is asked, where `resolvers` says which they are.
+pub const RESOLVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Look-ups under way at a time; each has at most a descriptor for each of its two questions and two servers.
+pub const RESOLVES_MAX: usize = 8;
+
+/// How long the start waits for the first look-up of every host name.
+pub const RESOLVE_START_MAX: Duration = Duration::from_secs(5);
+
+/// Addresses of one host name that become backends; an answer with more is cut.
+pub const HOST_ADDRESSES_MAX: usize = 1024;
+
+/// Time between two active checks. A quarter of it is still longer than a check over a network takes.
+pub const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Part of the interval between two checks while a change is being counted.
+pub const CHECK_HURRY: u32 = 4;
+
+/// The time between two checks varies by up to this part of it, so that checks which began together do not stay so.
+pub const CHECK_JITTER: u32 = 10;
+
+/// Backends that come together are checked for the first time one after the other, so far apart, or spread over their
+/// interval where that is shorter: few are known at once, and many are no herd.
+pub const CHECK_SPACING: Duration = Duration::from_millis(5);
+
+/// Checks in a row that `rise` and `fall` may want.
+pub const CHECKS_MAX: u32 = 255;
+
+/// Active checks under way at a time, where descriptors are plenty; they need one each. With so many, 1,000 backends
+/// that never answer are still each checked every 2 s with a timeout of 1 s.
+pub const CHECKS_IN_FLIGHT_MAX: usize = 512;
+
+/// Active checks under way at a time where descriptors are scarce: [`DESCRIPTORS_RESERVE`] covers them.
+pub const CHECKS_IN_FLIGHT_MIN: usize = 16;
+
+/// Of so many descriptors that the process may open, active checks may have one.
+pub const CHECK_DESCRIPTORS_SHARE: usize = 32;
+
+/// Room for the header of the answer to an `http` check.
+pub const CHECK_HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of the body of such an answer that are read and thrown away, so that the server is not reset while it writes.
+pub const CHECK_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of the path of an `http` check.
+pub const CHECK_PATH_BYTES_MAX: usize = 1024;
+
+/// Bytes of the `Host` of an `http` check: a host name, a colon and a port.
+pub const CHECK_HOST_BYTES_MAX: usize = HOST_BYTES_MAX + 6;
+
+/// Statuses and ranges that `expect_status` may list.
+pub const CHECK_STATUSES_MAX: usize = 64;
+
+/// Backends that go down within so long have their sessions closed together: for each such batch, every worker looks
+/// through all of its sessions once.
+pub const CLOSE_BATCH: Duration = Duration::from_millis(20);
+
+/// How often the control thread frees what backends and snapshots that are gone have left behind.
+pub const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Failed connects of one backend whose times are remembered: a larger `max_fails` counts as this.
 pub const FAILS_MAX: u32 = 1000;
 
@@ -260,3 +342,8 @@ const _: () = assert!(DEAD_PEER_TIMEOUT_MIN.as_millis() < TIMEOUT_MAX.as_millis(
 const _: () = assert!(SLOTS_MAX <= 1 << 24, "a slot travels in 24 bits of an operation's tag");
 const _: () = assert!(LEAST_CONNECTIONS_DRAWS < LEAST_CONNECTIONS_EXACT_MAX);
 const _: () = assert!(LEAST_CONNECTIONS_EXACT_MAX < BACKENDS_MAX && BACKENDS_MAX <= u16::MAX as usize);
+const _: () = assert!(BACKEND_NAME_BYTES_MAX > HOST_LABEL_BYTES_MAX + ":65535/".len() + ADDRESS_BYTES_MAX);
+const _: () = assert!(CHECKS_IN_FLIGHT_MIN <= CHECKS_IN_FLIGHT_MAX && CHECK_JITTER > 1 && CHECK_HURRY > 1);
+const _: () = assert!(HTTP_CLIENTS_MAX + CHECKS_IN_FLIGHT_MIN + 4 * RESOLVES_MAX < DESCRIPTORS_RESERVE);
+const _: () = assert!(RESOLVE_INTERVAL_MIN.as_millis() < RESOLVE_RETRY_MIN.as_millis());
+const _: () = assert!(HOST_ADDRESSES_MAX < BACKENDS_MAX);

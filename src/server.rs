@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::TcpListener as StdListener;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -11,15 +12,18 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crate::address::Address;
-use crate::balance::Pool;
 use crate::config::{Bind, Config, Listener, Workers};
-use crate::control::{self, Readiness, Signal};
+use crate::control::roster::Rosters;
+use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
 use crate::engine::ring::SetupError;
 use crate::engine::socket::Waker;
 use crate::engine::{SocketOptions, host};
 use crate::errno::Errno;
-use crate::limits::{DESCRIPTORS_RESERVE, KILL_MAX};
+use crate::limits::{
+    CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
+    RESOLVE_START_MAX,
+};
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::identity::ProxyProtocol;
@@ -65,7 +69,7 @@ pub enum Error {
 }
 
 enum Notice {
-    Signal(Signal),
+    Told(Told),
     Started { result: Result<(), SetupError> },
     Ended { number: usize, result: Result<(), String> },
 }
@@ -107,44 +111,78 @@ impl Fleet {
         };
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
-        let process = Arc::new(Gate::new(connections_max(config, &listeners, count)));
+        let descriptors = descriptors_max();
+        let checks_max = checks_max(descriptors);
+        let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
         let (sender, notices) = channel();
-        let readiness = Readiness::default();
-        let signals = sender.clone();
-        control::start(metrics, readiness.clone(), move |signal| notify(&signals, Notice::Signal(signal)))
+        let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
+        let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
+        let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
+        let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
+        let mut fleet =
+            Fleet { listeners, mailboxes, threads: Vec::new(), notices, readiness: Readiness::default(), process };
+        let control = control::Setup {
+            metrics,
+            readiness: fleet.readiness.clone(),
+            rosters: rosters.clone(),
+            resolvers: config.resolvers().to_vec(),
+            workers: fleet.mailboxes.clone(),
+            checks_max,
+        };
+        let told = sender.clone();
+        control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
-
-        let mut fleet = Fleet { listeners, mailboxes: Vec::new(), threads: Vec::new(), notices, readiness, process };
-        let setups = fleet.setups(config, count, &cpus)?;
-        for setup in setups {
+        fleet.await_hosts()?;
+        for setup in fleet.setups(config, &rosters, (&wakers, commands), &cpus) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
         }
         fleet.await_start()?;
         Ok(fleet)
     }
 
-    /// What each worker is made of; fills the mailboxes.
-    fn setups(&mut self, config: &Config, count: usize, cpus: &[usize]) -> Result<Vec<Setup>, Error> {
-        let pools = pools(config)?;
-        let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
-        let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
+    /// Waits until the backends' host names have been looked up once, so that the first clients find them; not for ever,
+    /// because other pools may have nothing to do with a name server that is silent.
+    fn await_hosts(&self) -> Result<(), Error> {
+        let until = Instant::now() + RESOLVE_START_MAX;
+        loop {
+            match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
+                Ok(Notice::Told(Told::HostsKnown)) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!("not every host name could be looked up in {RESOLVE_START_MAX:?}; starting without");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// What each worker is made of.
+    fn setups(
+        &self,
+        config: &Config,
+        rosters: &Rosters,
+        (wakers, commands): (&Arc<[Waker]>, Vec<Receiver<Command>>),
+        cpus: &[usize],
+    ) -> Vec<Setup> {
+        let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
         let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
         let mut setups = Vec::new();
-        for number in 0..count {
+        for (number, commands) in commands.into_iter().enumerate() {
             let mut listeners = Vec::new();
             for bound in &self.listeners {
                 let Some(listener) = config.listeners().iter().find(|l| l.name == bound.name) else { continue };
-                let (Some(pool), Some(settings)) = (pools.get(&listener.pool), config.pool(&listener.pool)) else {
+                let (Some(roster), Some(settings)) = (rosters.find(&listener.pool), config.pool(&listener.pool)) else {
                     continue;
                 };
                 let gate = Arc::clone(&gates[listener.name.as_str()]);
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(&wakers), crowd),
-                    pool: Arc::clone(pool),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
+                    pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
                     options: SocketOptions { keepalive: settings.settings.keepalive },
                     proxy_protocol: ProxyProtocol {
@@ -154,12 +192,10 @@ impl Fleet {
                 });
             }
             let waker = wakers[number].clone();
-            let (mailbox, commands) = Mailbox::new(waker.clone());
-            self.mailboxes.push(mailbox);
             let cpu = (count == cpus.len()).then(|| cpus[number]);
             setups.push(Setup { number, cpu, listeners, waker, commands });
         }
-        Ok(setups)
+        setups
     }
 
     /// Waits until every worker has its ring.
@@ -172,9 +208,8 @@ impl Fleet {
                     waiting -= 1;
                 }
                 Ok(Notice::Ended { number, result }) => return Err(failed(number, result)),
-                Ok(Notice::Signal(Signal::Terminate)) => {
-                    return Err(Error::System { what: "interrupted", source: io::ErrorKind::Interrupted.into() });
-                }
+                Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
+                Ok(Notice::Told(Told::HostsKnown)) => {}
                 Err(_) => break,
             }
         }
@@ -192,14 +227,17 @@ impl Fleet {
             listeners = addresses.join(" "),
             "ready"
         );
-        let failure = match self.notices.recv() {
-            Ok(Notice::Ended { number, result }) => {
-                self.forget(number);
-                let error = failed(number, result);
-                tracing::error!(%error);
-                Some(error)
+        let failure = loop {
+            match self.notices.recv() {
+                Ok(Notice::Ended { number, result }) => {
+                    self.forget(number);
+                    let error = failed(number, result);
+                    tracing::error!(%error);
+                    break Some(error);
+                }
+                Ok(Notice::Told(Told::HostsKnown) | Notice::Started { .. }) => {}
+                Ok(Notice::Told(Told::Terminate)) | Err(_) => break None,
             }
-            _ => None,
         };
         self.drain(config);
         failure.map_or(Ok(()), Err)
@@ -233,14 +271,14 @@ impl Fleet {
     fn wait(&mut self, until: Instant, done: impl Fn(&Fleet) -> bool) -> bool {
         while !done(self) {
             match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Notice::Signal(Signal::Terminate)) => return true,
+                Ok(Notice::Told(Told::Terminate)) => return true,
                 Ok(Notice::Ended { number, result }) => {
                     self.forget(number);
                     if let Err(why) = result {
                         tracing::error!(worker = number, why, "a worker has failed");
                     }
                 }
-                Ok(Notice::Started { .. }) => {}
+                Ok(Notice::Started { .. } | Notice::Told(Told::HostsKnown)) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
             }
         }
@@ -303,15 +341,6 @@ fn failed(number: usize, result: Result<(), String>) -> Error {
     Error::Worker { number, why: result.err().unwrap_or_else(|| "it ended without being told".into()) }
 }
 
-fn pools(config: &Config) -> Result<HashMap<String, Arc<Pool>>, Error> {
-    let mut pools = HashMap::new();
-    for pool in config.pools() {
-        let made = Pool::new(pool.settings.clone(), pool.backends.clone(), clock::now())?;
-        pools.insert(pool.settings.name.clone(), made);
-    }
-    Ok(pools)
-}
-
 fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
     Rules {
         connect_timeout: pool.settings.connect_timeout,
@@ -372,11 +401,26 @@ fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
     Ok(Some(listener))
 }
 
+/// How many descriptors this process may open.
+fn descriptors_max() -> usize {
+    host::raise_descriptor_limit().map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// How many active checks may be under way. The reserve covers the fewest.
+fn checks_max(descriptors: usize) -> NonZeroUsize {
+    let share = (descriptors / CHECK_DESCRIPTORS_SHARE).clamp(CHECKS_IN_FLIGHT_MIN, CHECKS_IN_FLIGHT_MAX);
+    NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn interrupted() -> Error {
+    Error::System { what: "interrupted", source: io::ErrorKind::Interrupted.into() }
+}
+
 /// How many sessions there may be: what the configuration says, as far as descriptors suffice.
-fn connections_max(config: &Config, listeners: &[Bound], workers: usize) -> usize {
-    let limit = host::raise_descriptor_limit().map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let used = DESCRIPTORS_RESERVE + (listeners.len() + 2) * workers;
-    let possible = limit.saturating_sub(used) / 2;
+fn connections_max(config: &Config, listeners: &[Bound], workers: usize, descriptors: usize) -> usize {
+    let checks = checks_max(descriptors).get() - CHECKS_IN_FLIGHT_MIN;
+    let used = DESCRIPTORS_RESERVE + checks + (listeners.len() + 2) * workers;
+    let possible = descriptors.saturating_sub(used) / 2;
     match config.max_connections() {
         Some(wanted) if wanted.get() as usize > possible => {
             tracing::warn!(

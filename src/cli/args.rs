@@ -57,8 +57,8 @@ enum Verb {
     },
 }
 
-const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80, :80 (all addresses of this machine) or unix:/path; \
-                         port 0 is any free one.";
+const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80 or unix:/path; to listen on also :80 (all addresses of this \
+                         machine), and port 0 is any free one; to connect to also host:80 (looked up).";
 
 #[derive(Debug, clap::Args)]
 struct Run {
@@ -153,6 +153,7 @@ fn explained(error: clap::Error) -> clap::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::backend::Backend;
 
     #[test]
     fn the_tree_is_sound() {
@@ -166,7 +167,14 @@ mod tests {
         let Ok(Command::Run(checked)) = parse(args.into_iter().chain(more)) else { panic!("these are right") };
         let (config, pool) = (&checked.config, &checked.config.pools()[0]);
         assert_eq!(config.listeners()[0].bind.len(), 2);
-        let weights: Vec<u32> = pool.backends.iter().map(|backend| backend.weight.as_u32()).collect();
+        let weights: Vec<u32> = pool
+            .backends
+            .iter()
+            .map(|backend| match backend {
+                Backend::Fixed(settings) => settings.weight.as_u32(),
+                Backend::Named(_) => panic!("{backend:?}"),
+            })
+            .collect();
         assert_eq!((weights.as_slice(), pool.settings.policy), (&[2, 1][..], Policy::RoundRobin));
         assert_eq!(config.workers(), value::workers_text("3").unwrap());
         assert_eq!(config.metrics(), Some(&Bind::AllAddresses(9090)));

@@ -1,19 +1,25 @@
 //! What the sections of a file mean. Every value is looked at, also where others are wrong already.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::address::Address;
-use crate::balance::settings::{BackendSettings, PoolSettings};
+use crate::balance::settings::{BackendSettings, HealthSettings, PoolSettings};
+use crate::config::backend::{Backend, Target};
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::file::Section;
+use crate::config::health::{self, Check, Health};
 use crate::config::keys::{self, Absent, Place};
+use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
 use crate::config::{Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
-use crate::limits::{BACKLOG_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, TIMEOUT_MAX};
+use crate::limits::{
+    BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
+    RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -55,6 +61,7 @@ fn general(
         Some(bind) => Some(Placed { value: bind.clone(), at: At::Option("--metrics") }),
         None => metrics,
     };
+    let resolvers = reader.optional("resolvers", value::resolvers);
     relations.metrics.clone_from(&metrics);
     Some(General {
         workers: overrides.workers.or(workers)?,
@@ -64,6 +71,7 @@ fn general(
         log: log?,
         log_format: log_format?,
         metrics: metrics.map(|metrics| metrics.value),
+        resolvers: resolvers?.unwrap_or_default(),
     })
 }
 
@@ -110,14 +118,28 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
     {
         reader.warn("connect_timeout", budget_is_shorter(timeout, budget));
     }
+    let resolve_interval = reader.duration("resolve_interval", RESOLVE_INTERVAL_MIN);
 
+    let health = section.children(Place::Health).next().map(|section| health(section, faults));
     let mut parts = Vec::new();
     let backends: Vec<_> =
         section.children(Place::Backend).map(|section| backend(section, &mut parts, faults)).collect();
     let header = At::Bytes(section.header.clone());
+    if let Some(Some((_, health))) = &health
+        && health.port.is_some()
+        && let Some(unix) =
+            parts.iter().filter_map(|parts| parts.address.as_ref()).find(|address| is_unix(&address.value))
+    {
+        faults.push(Fault::warning(unix.at.clone(), unix_has_no_port(&unix.value)));
+    }
     relations.pools.push(PoolParts { name: name.clone(), header, is_empty: backends.is_empty(), backends: parts });
+    let (counts, health) = health.map_or(Some((None, None)), |health| {
+        let (counts, health) = health?;
+        Some((Some(counts), Some(health)))
+    })?;
     Some(Pool {
         settings: PoolSettings {
+            health: counts,
             policy: policy?,
             connect_timeout: connect_timeout?,
             connect_attempts: connect_attempts?,
@@ -126,11 +148,39 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         },
         connect_budget: connect_budget?,
         send_proxy_protocol: send_proxy_protocol?,
+        health,
+        resolve_interval: resolve_interval?,
         backends: backends.into_iter().collect::<Option<_>>()?,
     })
 }
 
-fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Vec<Fault>) -> Option<BackendSettings> {
+fn health(section: &Section<'_>, faults: &mut Vec<Fault>) -> Option<(HealthSettings, Health)> {
+    let mut reader = Reader { section, faults };
+    let kind = reader.text("kind", health::kind);
+    let interval = reader.duration("interval", CHECK_INTERVAL_MIN);
+    let timeout = reader.duration("timeout", MILLISECOND);
+    let rise = reader.read("rise", |value| value::number(value, 1..=CHECKS_MAX));
+    let fall = reader.read("fall", |value| value::number(value, 1..=CHECKS_MAX));
+    let on_down = reader.text("on_down", health::on_down);
+    let port = reader.optional("port", |value| value::number(value, 1..=u32::from(u16::MAX)));
+    let path = reader.text("path", health::path);
+    let expect = reader.read("expect_status", health::statuses);
+    let host = reader.optional("host", |value| health::host(value::text(value)?));
+    let check = match kind? {
+        health::Kind::Tcp => {
+            for name in ["path", "expect_status", "host"] {
+                reader.idle(name, "a `tcp` check asks nothing, so nothing would obey it");
+            }
+            Check::Tcp
+        }
+        health::Kind::Http => Check::Http { path: path?, expect: expect?, host: host? },
+    };
+    let port = port?.and_then(|port| u16::try_from(port).ok()).and_then(NonZeroU16::new);
+    let health = Health { check, port, interval: interval?, timeout: timeout?, on_down: on_down? };
+    Some((HealthSettings { rise: rise?, fall: fall? }, health))
+}
+
+fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Vec<Fault>) -> Option<Backend> {
     let mut reader = Reader { section, faults };
     let address = reader.placed("address", |value| notation::target(value::text(value)?));
     let given = section.given("name").is_some();
@@ -142,7 +192,9 @@ fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Ve
         name = reader.default_name(address);
     }
     parts.push(BackendParts { name: name.clone(), address: address.clone() });
-    Some(BackendSettings { weight: weight?, ..BackendSettings::new(name?.value, address?.value) })
+    let (name, weight) = (name?.value, weight?);
+    let tell = |address| BackendSettings { weight, ..BackendSettings::new(name, address) };
+    Some(Backend::new(address?.value, tell))
 }
 
 /// Reads the keys of one section, and notes what is wrong with them.
@@ -182,6 +234,22 @@ impl Reader<'_, '_> {
                 let value = value.unwrap_or_else(|| unreachable!("a test parses every default of KEYS: {name}"));
                 Some(Placed { value, at: At::Bytes(self.section.header.clone()) })
             }
+        }
+    }
+
+    /// As [`Reader::read`] of a key without a default: `Some(None)` where it is absent.
+    fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>) -> Option<Option<T>> {
+        match self.section.given(name) {
+            Some(_) => self.read(name, parse).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Refuses a key that nothing would obey.
+    fn idle(&mut self, name: &str, why: &str) {
+        if let Some(given) = self.section.given(name) {
+            let problem = Problem::new("it says nothing here", why, "take it out");
+            self.wrong(At::Bytes(given.span()), name, problem);
         }
     }
 
@@ -264,7 +332,7 @@ impl Reader<'_, '_> {
     }
 
     /// The address as the backend's name, where it can be one.
-    fn default_name(&mut self, address: &Placed<Address>) -> Option<Placed<String>> {
+    fn default_name(&mut self, address: &Placed<Target>) -> Option<Placed<String>> {
         match value::backend_name(&address.value.to_string()) {
             Ok(value) => Some(Placed { value, at: address.at.clone() }),
             Err(problem) => {
@@ -303,6 +371,18 @@ fn elements<'v, 't>(given: &'v Spanned<DeValue<'t>>) -> Vec<&'v Spanned<DeValue<
         DeValue::Array(array) => array.iter().collect(),
         _ => vec![given],
     }
+}
+
+fn is_unix(target: &Target) -> bool {
+    matches!(target, Target::Address(address) if address.is_unix())
+}
+
+fn unix_has_no_port(target: &Target) -> Problem {
+    Problem::new(
+        format!("`port` of [pool.health] says nothing of the backend {}", quoted(&target.to_string())),
+        "a unix socket has no port, so the check goes to the socket itself",
+        "take `port` out, or put this backend into another pool",
+    )
 }
 
 fn budget_is_shorter(timeout: Duration, budget: Duration) -> Problem {

@@ -1,7 +1,7 @@
 //! The configuration that the command line makes without a file.
 
-use crate::address::Address;
-use crate::balance::settings::{BackendSettings, Policy, Weight};
+use crate::balance::settings::{Policy, Weight};
+use crate::config::backend::{Backend, Target};
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::notation::{self, quoted};
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
@@ -48,14 +48,15 @@ pub struct FlagBackend {
     /// Its name: its address, unless a caller has a better one.
     pub name: String,
     /// Where it listens.
-    pub address: Address,
+    pub address: Target,
     /// Its share.
     pub weight: Weight,
 }
 
 impl FlagBackend {
     /// A backend of weight 1 that is named after its address.
-    pub fn new(address: Address) -> FlagBackend {
+    pub fn new(address: impl Into<Target>) -> FlagBackend {
+        let address = address.into();
         FlagBackend { name: address.to_string(), address, weight: Weight::ONE }
     }
 
@@ -97,17 +98,18 @@ pub fn config(flags: &Flags, faults: &mut Vec<Fault>) -> Option<Config> {
     if let Some(policy) = flags.policy {
         pool.settings.policy = policy;
     }
-    let template = pool.backends.pop()?;
-    pool.backends = flags.backends.iter().map(|backend| settings(backend, &template)).collect();
+    let Some(Backend::Fixed(template)) = pool.backends.pop() else { return None };
+    let told = |backend: &FlagBackend| {
+        Backend::new(backend.address.clone(), |address| {
+            let mut settings = template.clone();
+            settings.name.clone_from(&backend.name);
+            settings.address = address;
+            settings.weight = backend.weight;
+            settings
+        })
+    };
+    pool.backends = flags.backends.iter().map(told).collect();
     Some(config)
-}
-
-fn settings(backend: &FlagBackend, template: &BackendSettings) -> BackendSettings {
-    let mut settings = template.clone();
-    settings.name.clone_from(&backend.name);
-    settings.address.clone_from(&backend.address);
-    settings.weight = backend.weight;
-    settings
 }
 
 fn relations(flags: &Flags) -> Relations {

@@ -3,10 +3,12 @@
 //! A text goes through `file` (what was typed), `check` with `value` and `notation` (what it means) and `relations`
 //! (whether its parts fit together), and comes out as a [`Config`], which nobody can change or needs to check again.
 
+pub mod backend;
 mod check;
 mod fault;
 mod file;
 mod flags;
+pub mod health;
 pub mod keys;
 pub mod notation;
 mod relations;
@@ -24,13 +26,16 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::address::Address;
-use crate::balance::settings::{BackendSettings, PoolSettings};
+use crate::balance::settings::PoolSettings;
 use crate::limits::CONFIG_BYTES_MAX;
 use crate::wire::proxy::Version;
 
 pub use fault::{At, Fault, Faults, Problem, Severity};
 pub use flags::{FlagBackend, Flags, Overrides};
 pub use trusted::TrustedProxies;
+
+use backend::Backend;
+use health::Health;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "/etc/ringlb/ringlb.toml";
@@ -52,6 +57,7 @@ struct General {
     log: LogFilter,
     log_format: LogFormat,
     metrics: Option<Bind>,
+    resolvers: Vec<SocketAddr>,
 }
 
 /// A configuration that can be used, and what is odd about it.
@@ -167,6 +173,11 @@ impl Config {
         self.general.metrics.as_ref()
     }
 
+    /// The name servers that host names are looked up with; where there is none, the system's are.
+    pub fn resolvers(&self) -> &[SocketAddr] {
+        &self.general.resolvers
+    }
+
     /// The listeners, at least one, in the order of the file; their names differ.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
@@ -215,8 +226,12 @@ pub struct Pool {
     pub connect_budget: Duration,
     /// How its backends are told who their clients are; `None`: they are not.
     pub send_proxy_protocol: Option<Version>,
+    /// Its active checks; `settings.health` is there as well, or neither.
+    pub health: Option<Health>,
+    /// Time between two look-ups of a host name.
+    pub resolve_interval: Duration,
     /// Its backends, in the order of the file; their names differ. There may be none.
-    pub backends: Vec<BackendSettings>,
+    pub backends: Vec<Backend>,
 }
 
 /// Where to listen.

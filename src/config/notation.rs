@@ -5,10 +5,14 @@ use std::path::PathBuf;
 
 use crate::address::Address;
 use crate::config::Bind;
+use crate::config::backend::{Host, Target};
 use crate::config::fault::Problem;
-use crate::limits::UNIX_PATH_BYTES_MAX;
+use crate::limits::{HOST_BYTES_MAX, HOST_LABEL_BYTES_MAX, UNIX_PATH_BYTES_MAX};
 
 const EXAMPLES: &str = "write it as in \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"";
+
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
 
 /// Reads an address to accept clients on. Port 0 is any free one.
 ///
@@ -18,38 +22,49 @@ pub fn bind(text: &str) -> Result<Bind, Problem> {
     match written(text)? {
         Written::Address(address) => Ok(Bind::Address(address)),
         Written::AllAddresses(port) => Ok(Bind::AllAddresses(port)),
-        Written::Host => Err(Problem::not_yet(
-            format!("{} names a host, and a name", quoted(text)),
+        Written::Host(_) => Err(Problem::not_yet(
+            format!("{} names a host, and a name to listen on", quoted(text)),
             "write the address itself, or \":port\" for all addresses of this machine",
         )),
     }
 }
 
-/// Reads an address to connect to.
+/// Reads an address to connect to, or a host and port.
 ///
 /// # Errors
 /// What is wrong with the text.
-pub fn target(text: &str) -> Result<Address, Problem> {
+pub fn target(text: &str) -> Result<Target, Problem> {
     match written(text)? {
-        Written::Address(Address::Inet(address)) if address.port() == 0 => Err(Problem::new(
-            format!("{} has port 0", quoted(text)),
-            "nobody can be connected to on port 0",
-            "write the port that the backend listens on",
-        )),
+        Written::Address(Address::Inet(address)) if address.port() == 0 => Err(port_zero(text)),
+        Written::Host(host) if host.port == 0 => Err(port_zero(text)),
+        Written::Host(host) => Ok(Target::Host(host)),
         Written::Address(Address::Inet(address)) if address.ip().is_unspecified() => Err(Problem::new(
             format!("{} is the address of every interface", quoted(text)),
             "it can be listened on, but says nothing about whom to connect to",
             format!("for a backend on this machine write \"127.0.0.1:{0}\" or \"[::1]:{0}\"", address.port()),
         )),
-        Written::Address(address) => Ok(address),
+        Written::Address(address) => Ok(address.into()),
         Written::AllAddresses(port) => Err(Problem::new(
             format!("{} names no host", quoted(text)),
             "without one it is every address of this machine, which can be listened on but not connected to",
             format!("for a backend on this machine write \"127.0.0.1:{port}\""),
         )),
-        Written::Host => Err(Problem::not_yet(
-            format!("{} names a host, and a name", quoted(text)),
-            "write the address that the name stands for",
+    }
+}
+
+/// Reads the address of a name server; its port is 53 where none is written.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn name_server(text: &str) -> Result<SocketAddr, Problem> {
+    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)).or_else(|_| text.parse());
+    match address {
+        Ok(address) if address.port() == 0 => Err(port_zero(text)),
+        Ok(address) => Ok(address),
+        Err(_) => Err(Problem::new(
+            format!("{} is not the address of a name server", quoted(text)),
+            "an IP address is expected, with a port where it is not 53; a name would have to be looked up itself",
+            "write it as in \"127.0.0.53\", \"10.0.0.2:5353\" or \"[::1]:53\"",
         )),
     }
 }
@@ -67,7 +82,7 @@ pub fn quoted(text: &str) -> String {
 enum Written {
     Address(Address),
     AllAddresses(u16),
-    Host,
+    Host(Host),
 }
 
 fn written(text: &str) -> Result<Written, Problem> {
@@ -172,7 +187,20 @@ fn host(text: &str) -> Result<Written, Problem> {
     if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
         return problem("a host name has letters, digits, `-`, `.` and `_` only", EXAMPLES.to_owned());
     }
-    Ok(Written::Host)
+    let fits = |label: &str| (1..=HOST_LABEL_BYTES_MAX).contains(&label.len());
+    let relative = host.strip_suffix('.').unwrap_or(host);
+    if relative.len() > HOST_BYTES_MAX || !relative.split('.').all(fits) {
+        return problem(
+            "between the dots of a host name stand 1 to 63 characters, and 253 in all",
+            "check the name with `getent hosts NAME`".to_owned(),
+        );
+    }
+    Ok(Written::Host(Host { name: host.to_ascii_lowercase(), port }))
+}
+
+fn port_zero(text: &str) -> Problem {
+    let help = "write the port that is listened on there";
+    Problem::new(format!("{} has port 0", quoted(text)), "nobody can be connected to on port 0", help)
 }
 
 #[cfg(test)]
@@ -192,13 +220,36 @@ mod tests {
 
     #[test]
     fn what_can_be_connected_to() {
-        assert_eq!(target("[::1]:80"), Ok(Address::Inet("[::1]:80".parse().unwrap())));
-        assert_eq!(target("unix:/x"), Ok(Address::Unix("/x".into())));
+        assert_eq!(target("[::1]:80"), Ok(Address::Inet("[::1]:80".parse().unwrap()).into()));
+        assert_eq!(target("unix:/x"), Ok(Address::Unix("/x".into()).into()));
+        for text in ["web:80", "localhost:1", "a-b.example.:65535", "_x.y:80"] {
+            let (name, port) = text.split_once(':').unwrap();
+            let host = Host { name: name.into(), port: port.parse().unwrap() };
+            assert_eq!(target(text), Ok(Target::Host(host)));
+            assert_eq!(target(text).unwrap().to_string(), text);
+        }
+        assert_eq!(target("Web.Example:80"), target("web.example:80"));
+    }
+
+    #[test]
+    fn what_can_be_asked_for_names() {
+        for (text, address) in [
+            ("10.0.0.1", "10.0.0.1:53"),
+            ("::1", "[::1]:53"),
+            ("[::1]:5", "[::1]:5"),
+            ("127.0.0.1:5300", "127.0.0.1:5300"),
+        ] {
+            assert_eq!(name_server(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["ns:53", "", "10.0.0.1:", "10.0.0.1:0", "[::1]", "10.0.0.1:65536"] {
+            assert!(name_server(text).is_err(), "{text}");
+        }
     }
 
     #[test]
     fn every_wrong_address_says_what_why_and_what_to_do() {
         let long = format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX));
+        let long_name = format!("{}:80", ["x".repeat(50).as_str()].repeat(6).join("."));
         let wrong = [
             ("", "\"\" is no address: it is empty; write it as in"),
             (
@@ -221,6 +272,8 @@ mod tests {
             ("web:http", "\"web:http\" has no port number: \"http\" is not a number"),
             ("http://web:80", "it is a URL"),
             ("we b:80", "a host name has letters, digits, `-`, `.` and `_` only"),
+            ("we..b:80", "between the dots of a host name stand 1 to 63 characters"),
+            (long_name.as_str(), "between the dots of a host name stand 1 to 63 characters"),
             ("/run/x", "a path needs `unix:` before it; write \"unix:/run/x\""),
             ("unix:run/x", "its path does not begin with `/`"),
             ("unix:", "its path does not begin with `/`"),
@@ -236,7 +289,7 @@ mod tests {
             ("127.0.0.1:0", "nobody can be connected to on port 0"),
             ("0.0.0.0:80", "write \"127.0.0.1:80\" or \"[::1]:80\""),
             (":80", "\":80\" names no host"),
-            ("web:80", "\"web:80\" names a host, and a name is not yet served by this version"),
+            ("web:0", "nobody can be connected to on port 0"),
         ] {
             let problem = target(text).unwrap_err();
             assert!(problem.to_string().contains(expected), "{text}: {problem}");

@@ -6,10 +6,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::address::Address;
 use crate::config::Bind;
+use crate::config::backend::Target;
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::notation::quoted;
 use crate::config::value::nearest;
-use crate::limits::{BACKENDS_MAX, BINDS_MAX, LISTENERS_MAX, POOLS_MAX};
+use crate::limits::{ADDRESS_BYTES_MAX, BACKEND_NAME_BYTES_MAX, BACKENDS_MAX, BINDS_MAX, LISTENERS_MAX, POOLS_MAX};
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ pub struct PoolParts {
 #[derive(Debug)]
 pub struct BackendParts {
     pub name: Option<Placed<String>>,
-    pub address: Option<Placed<Address>>,
+    pub address: Option<Placed<Target>>,
 }
 
 /// All of them.
@@ -69,6 +70,7 @@ impl Relations {
         for pool in &self.pools {
             unique("backend", pool.backends.iter().filter_map(|backend| backend.name.as_ref()), faults);
             check_addresses(pool, faults);
+            check_hosts(pool, faults);
         }
         for listener in &self.listeners {
             self.check_loop(listener, faults);
@@ -157,7 +159,9 @@ impl Relations {
         let backends = self.pools.iter().filter(named).flat_map(|pool| &pool.backends);
         let bound: Vec<Address> = listener.bind.iter().flat_map(|bind| bind.value.addresses()).collect();
         for address in backends.filter_map(|backend| backend.address.as_ref()) {
-            if bound.iter().any(|bound| reaches(&address.value, bound)) {
+            if let Target::Address(to) = &address.value
+                && bound.iter().any(|bound| reaches(to, bound))
+            {
                 let problem = Problem::new(
                     format!("the backend {} is the listener itself", quoted(&address.value.to_string())),
                     "every client would be passed on to the same listener, until no descriptor is left",
@@ -186,7 +190,7 @@ fn unique<'p>(what: &str, names: impl Iterator<Item = &'p Placed<String>>, fault
 }
 
 fn check_addresses(pool: &PoolParts, faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<&Address, Option<&String>> = HashMap::new();
+    let mut seen: HashMap<&Target, Option<&String>> = HashMap::new();
     for backend in &pool.backends {
         let Some(address) = &backend.address else { continue };
         let name = backend.name.as_ref().map(|name| &name.value);
@@ -204,6 +208,43 @@ fn check_addresses(pool: &PoolParts, faults: &mut Vec<Fault>) {
                 "take one of the two out; for a larger share write a larger `weight`",
             );
             faults.push(Fault::warning(address.at.clone(), problem));
+        }
+    }
+}
+
+/// The backends of a host are named after it, and no other may be named as one of them.
+fn check_hosts(pool: &PoolParts, faults: &mut Vec<Fault>) {
+    let named = |backend: &&BackendParts| matches!(&backend.address, Some(at) if matches!(at.value, Target::Host(_)));
+    let hosts: HashMap<&str, &Placed<String>> = pool
+        .backends
+        .iter()
+        .filter(named)
+        .filter_map(|host| host.name.as_ref())
+        .map(|name| (&*name.value, name))
+        .collect();
+    for name in hosts.values() {
+        let bytes = name.value.len();
+        let most = BACKEND_NAME_BYTES_MAX - "/".len() - ADDRESS_BYTES_MAX;
+        if bytes > most {
+            let problem = Problem::new(
+                format!("the name {} is too long for a host's", quoted(&name.value)),
+                format!(
+                    "it has {bytes} bytes; its backends are called after it and their addresses, which leaves {most}"
+                ),
+                "give the backend a shorter `name`",
+            );
+            faults.push(Fault::error(name.at.clone(), problem));
+        }
+    }
+    for name in pool.backends.iter().filter_map(|backend| backend.name.as_ref()) {
+        let mut before = name.value.match_indices('/').map(|(at, _)| &name.value[..at]);
+        if let Some(host) = before.find(|before| hosts.contains_key(before)) {
+            let problem = Problem::new(
+                format!("the name {} belongs to the backend {}", quoted(&name.value), quoted(host)),
+                "that one stands for a host, and its addresses become backends named in this way",
+                "give this backend another `name`",
+            );
+            faults.push(Fault::error(name.at.clone(), problem));
         }
     }
 }

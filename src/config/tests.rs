@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::health::{Check, OnDown};
 use super::*;
 use crate::balance::settings::{Policy, Weight};
 
@@ -84,6 +85,7 @@ fn a_file_means_what_it_says() {
         [[pool]]
         name = 'p'
         policy = 'round_robin'
+        resolve_interval = '1m'
         connect_timeout = '250ms'
         connect_attempts = 1
         connect_budget = '2s'
@@ -95,6 +97,9 @@ fn a_file_means_what_it_says() {
         name = 'second'
         address = 'unix:/run/my second.sock'
         weight = 65535
+        [[pool.backend]]
+        address = 'App.Example:3000'
+        weight = 5
         ",
     );
     assert_eq!(Some(config.workers()), workers(3));
@@ -118,10 +123,54 @@ fn a_file_means_what_it_says() {
     assert_eq!(pool.settings.connect_attempts, 1);
     assert_eq!(pool.settings.keepalive, Some(Duration::from_secs(5)));
     assert_eq!(pool.connect_budget, Duration::from_secs(2));
-    let [first, second] = &*pool.backends else { panic!("{pool:?}") };
+    assert_eq!(pool.resolve_interval, Duration::from_secs(60));
+    assert_eq!((&pool.health, pool.settings.health, config.resolvers()), (&None, None, &[][..]));
+    let [Backend::Fixed(first), Backend::Fixed(second), Backend::Named(third)] = &*pool.backends else {
+        panic!("{pool:?}")
+    };
+    let at = third.at("10.0.0.1".parse().unwrap());
+    assert_eq!((third.name(), &*at.name, at.weight.as_u32()), ("app.example:3000", "app.example:3000/10.0.0.1", 5));
+    assert_eq!(at.address, Address::Inet("10.0.0.1:3000".parse().unwrap()));
     assert_eq!((&*first.name, first.weight.as_u32()), ("[::1]:3000", 0));
     assert_eq!((&*second.name, second.weight.as_u32()), ("second", 65_535));
     assert_eq!(second.address, Address::Unix("/run/my second.sock".into()));
+}
+
+#[test]
+fn checks_mean_what_they_say() {
+    let health = |text: &str| {
+        let config = valid(&format!("{WEB}[pool.health]\n{text}"));
+        (config.pools()[0].settings.health.unwrap(), config.pools()[0].health.clone().unwrap())
+    };
+    let (counts, tcp) = health("kind = 'tcp'\n");
+    assert_eq!((counts.rise, counts.fall), (2, 3));
+    let expected = Health {
+        check: Check::Tcp,
+        port: None,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        on_down: OnDown::Keep,
+    };
+    assert_eq!(tcp, expected);
+
+    let (counts, http) = health(
+        "kind = 'http'\nrise = 1\nfall = 255\ninterval = '100ms'\ntimeout = '1ms'\non_down = 'close'\nport = 8081\n\
+         path = '/health?from=ringlb'\nexpect_status = [204, '300-399']\nhost = 'app.example:80'\n",
+    );
+    assert_eq!((counts.rise, counts.fall), (1, 255));
+    assert_eq!((http.interval, http.timeout), (Duration::from_millis(100), Duration::from_millis(1)));
+    assert_eq!((http.port.unwrap().get(), http.on_down), (8081, OnDown::Close));
+    let Check::Http { path, expect, host } = &http.check else { panic!("{http:?}") };
+    assert_eq!((path.as_str(), host.as_ref().unwrap().to_str().unwrap()), ("/health?from=ringlb", "app.example:80"));
+    assert_eq!(expect.to_string(), "204, 300-399");
+    let passing: Vec<u16> = (100..600).filter(|status| expect.contains(*status)).collect();
+    assert_eq!(passing, std::iter::once(204).chain(300..400).collect::<Vec<_>>());
+}
+
+#[test]
+fn name_servers_are_addresses() {
+    let config = valid(&format!("resolvers = ['10.0.0.2', '[::1]:5300']\n{WEB}"));
+    assert_eq!(config.resolvers(), ["10.0.0.2:53".parse().unwrap(), "[::1]:5300".parse().unwrap()]);
 }
 
 #[test]
@@ -134,7 +183,7 @@ fn numbers_mean_the_same_in_every_base() {
 fn the_order_of_the_file_is_kept() {
     let text = format!("{WEB}[[pool.backend]]\naddress = \"127.0.0.1:80\"\nname = \"0\"\n");
     let text = text.replace("\":80\"", "\":81\"");
-    let names: Vec<String> = valid(&text).pools()[0].backends.iter().map(|backend| backend.name.clone()).collect();
+    let names: Vec<String> = valid(&text).pools()[0].backends.iter().map(|one| one.name().to_owned()).collect();
     assert_eq!(names, ["127.0.0.1:3000", "0"]);
 }
 
@@ -225,7 +274,7 @@ fn a_backend_option_is_read_or_refused() {
         ("127.0.0.1:1,", "\"\" says nothing of a backend"),
         ("127.0.0.1:1,backup", "`backup` is not yet served by this version"),
         ("unix:/a b", "\"unix:/a b\" cannot be a name"),
-        ("web:80", "is not yet served"),
+        ("web:0", "has port 0"),
     ] {
         let problem = FlagBackend::parse(text).unwrap_err().to_string();
         assert!(problem.contains(expected), "{text}: {problem}");
@@ -300,7 +349,7 @@ fn assert_sound(config: &Config) {
     for pool in config.pools() {
         assert!((1..=16).contains(&pool.settings.connect_attempts));
         assert!(!pool.settings.connect_timeout.is_zero() && !pool.connect_budget.is_zero());
-        let mut names: Vec<&str> = pool.backends.iter().map(|backend| &*backend.name).collect();
+        let mut names: Vec<&str> = pool.backends.iter().map(Backend::name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), pool.backends.len());
@@ -360,10 +409,11 @@ proptest! {
 
     #[test]
     fn no_address_makes_it_panic(text in "(unix:|:|\\[)?[0-9a-f.:]{0,20}\\]?(%[0-9a-z]{1,3})?:?[0-9]{0,6}") {
-        let bind = notation::bind(&text).map(|bind| bind.to_string());
-        let target = notation::target(&text).map(|target| target.to_string());
-        for shown in [bind, target].into_iter().flatten() {
-            prop_assert!(notation::bind(&shown).is_ok(), "{text} is shown as {shown}, which cannot be read again");
+        if let Ok(bind) = notation::bind(&text) {
+            prop_assert_eq!(notation::bind(&bind.to_string()), Ok(bind), "{} cannot be read again", text);
+        }
+        if let Ok(target) = notation::target(&text) {
+            prop_assert_eq!(notation::target(&target.to_string()), Ok(target), "{} cannot be read again", text);
         }
     }
 }

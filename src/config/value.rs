@@ -1,5 +1,6 @@
 //! Single values: what was typed becomes what it means, or a problem that says what would be right.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use toml::de::{DeInteger, DeValue};
 
 use crate::balance::settings::{Policy, Weight};
 use crate::config::fault::Problem;
-use crate::config::notation::quoted;
+use crate::config::notation::{self, quoted};
 use crate::config::{LogFilter, LogFormat, Workers};
 use crate::limits::{
     BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
-    WEIGHT_MAX, WORKERS_MAX,
+    RESOLVERS_MAX, WEIGHT_MAX, WORKERS_MAX,
 };
 use crate::wire::proxy::Version;
 
@@ -135,6 +136,26 @@ pub fn boolean(value: &DeValue<'_>) -> Result<bool, Problem> {
 /// As [`number`].
 pub fn limit(value: &DeValue<'_>, most: u32) -> Result<Option<NonZeroU32>, Problem> {
     number(value, 0..=most).map(NonZeroU32::new)
+}
+
+/// The addresses of name servers.
+///
+/// # Errors
+/// Not a list, empty, too long, or with an element that is no such address.
+pub fn resolvers(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, Problem> {
+    let help = "write it as in [\"127.0.0.53\", \"10.0.0.2:5353\"]";
+    let DeValue::Array(array) = value else {
+        return Err(Problem::new(
+            format!("{} is not a list", shown(value)),
+            "a list of addresses is expected here",
+            help,
+        ));
+    };
+    if array.is_empty() || array.len() > RESOLVERS_MAX {
+        let what = format!("a list of {}", array.len());
+        return Err(Problem::new(what, format!("there can be 1 to {RESOLVERS_MAX} name servers"), help));
+    }
+    array.iter().map(|element| notation::name_server(text(element.get_ref())?)).collect()
 }
 
 /// How many workers.
@@ -283,7 +304,7 @@ pub fn nearest<'n>(typed: &str, names: impl IntoIterator<Item = &'n str>) -> Opt
 }
 
 /// The value as it would be shown in a sentence.
-fn shown(value: &DeValue<'_>) -> String {
+pub(super) fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => quoted(text),
         DeValue::Integer(number) => number.to_string(),
@@ -299,7 +320,7 @@ fn as_i64(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-fn one_of(typed: &str, names: &[&str]) -> String {
+pub(super) fn one_of(typed: &str, names: &[&str]) -> String {
     if let Some(name) = nearest(typed, names.iter().copied()) {
         return format!("did you mean \"{name}\"?");
     }

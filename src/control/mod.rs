@@ -1,7 +1,14 @@
-//! The control thread: signals and the metrics address. Workers never wait for it, and it never waits for them.
+//! The control thread: signals, the metrics address, active checks and host names. Workers never wait for it, and it never
+//! waits for them.
+
+mod due;
+pub mod names;
+pub mod probes;
+pub mod roster;
 
 use std::future::pending;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, thread};
@@ -12,14 +19,40 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::time::sleep;
 
 use crate::http;
+use crate::limits::COLLECT_INTERVAL;
+use crate::worker::mailbox::{Command, Mailbox};
 
-/// A signal that changes what the process does.
+use names::Namer;
+use probes::Prober;
+use roster::Rosters;
+
+/// What the rest of the process has to know.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub enum Notice {
     /// SIGTERM or SIGINT: drain and end; the second: end at once.
     Terminate,
+    /// Every host name of the configuration has been looked up once, whatever came of it.
+    HostsKnown,
+}
+
+/// What the control thread works with.
+#[derive(Debug)]
+pub struct Setup {
+    /// A bound and listening socket.
+    pub metrics: Option<StdListener>,
+    /// What `GET /ready` answers.
+    pub readiness: Readiness,
+    /// What the pools are told to be.
+    pub rosters: Arc<Rosters>,
+    /// Name servers to ask; none: the system's.
+    pub resolvers: Vec<SocketAddr>,
+    /// The workers.
+    pub workers: Vec<Mailbox>,
+    /// Active checks under way at a time.
+    pub checks_max: NonZeroUsize,
 }
 
 /// Whether new clients should be sent here.
@@ -37,17 +70,12 @@ impl Readiness {
     }
 }
 
-/// Starts the thread. `metrics` is a bound and listening socket; `on_signal` is called for every [`Signal`].
-///
-/// It runs until the process ends.
+/// Starts the thread, which calls `notify` for every [`Notice`]. It runs until the process ends.
 ///
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
-pub fn start(
-    metrics: Option<StdListener>,
-    readiness: Readiness,
-    on_signal: impl Fn(Signal) + Send + 'static,
-) -> io::Result<()> {
+pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
+    let Setup { metrics, readiness, rosters, resolvers, workers, checks_max } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
@@ -63,7 +91,11 @@ pub fn start(
             if let Some(listener) = metrics {
                 tokio::spawn(http::serve(listener, router(readiness)));
             }
-            signals.deliver(on_signal).await;
+            let on_known = notify.clone();
+            tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
+            tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+            tokio::spawn(collect(rosters, workers));
+            signals.deliver(notify).await;
         });
     })?;
     Ok(())
@@ -86,16 +118,34 @@ impl Signals {
         })
     }
 
-    async fn deliver(mut self, on_signal: impl Fn(Signal)) {
+    async fn deliver(mut self, notify: impl Fn(Notice)) {
         loop {
             tokio::select! {
-                Some(()) = self.terminate.recv() => on_signal(Signal::Terminate),
-                Some(()) = self.interrupt.recv() => on_signal(Signal::Terminate),
+                Some(()) = self.terminate.recv() => notify(Notice::Terminate),
+                Some(()) = self.interrupt.recv() => notify(Notice::Terminate),
                 Some(()) = self.hangup.recv() => {
                     tracing::warn!("SIGHUP: this version cannot reload; nothing has changed. Restart to apply the file");
                 }
                 Some(()) = self.reopen.recv() => tracing::info!("SIGUSR1: there is no log file to reopen"),
                 else => pending::<()>().await,
+            }
+        }
+    }
+}
+
+/// Frees now and then what is no longer used. Workers hold on to the set that they have chosen from last, so that they are
+/// told when there is another.
+async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>) {
+    let mut changes = rosters.changes();
+    loop {
+        sleep(COLLECT_INTERVAL).await;
+        if changes.has_changed().is_ok_and(|changed| changed) {
+            changes.mark_unchanged();
+            workers.iter().for_each(|worker| worker.send(Command::Refresh));
+        }
+        for roster in rosters.all() {
+            for gone in roster.pool().collect() {
+                tracing::debug!("backend {}/{gone} is gone with its last session", roster.pool().name());
             }
         }
     }

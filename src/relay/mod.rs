@@ -265,6 +265,8 @@ pub enum Action {
 pub enum Kill {
     /// The process stops and the time to drain is over.
     Shutdown,
+    /// The session's backend has gone down by its active checks.
+    BackendDown,
 }
 
 /// Why a session ended; the first cause counts, and there is exactly one.
@@ -311,6 +313,7 @@ impl CloseReason {
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
+            CloseReason::Killed(Kill::BackendDown) => "backend_down",
         }
     }
 

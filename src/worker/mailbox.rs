@@ -1,7 +1,10 @@
 //! Commands to a worker, and its answers. Senders wake the worker; it looks into the box once a turn that it was woken in.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::balance::BackendId;
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
 
@@ -12,6 +15,10 @@ pub enum Command {
     Drain,
     /// End all sessions now.
     Kill(Kill),
+    /// The pools have changed: let go of what they were.
+    Refresh,
+    /// End the sessions of these backends, each named by its pool's name and its identity there.
+    CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>),
 }
 
 /// The sending end, one for each worker.

@@ -4,8 +4,9 @@
 //! a worker's sessions stand in one slab; an operation's tag names slot, generation and side, so a completion
 //! finds its session or finds that it has gone.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -70,6 +71,10 @@ struct Session<S> {
     client: Option<SocketAddr>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
+    /// Its claim is on a connection, and not on one that is being opened.
+    connected: bool,
+    /// To be ended once the connect that is in flight has succeeded.
+    doomed: Option<Kill>,
     /// The only timer that counts; those set before it are ignored when they fire.
     timer: Time,
     started: Time,
@@ -130,6 +135,8 @@ impl<E: Engine> Sessions<E> {
             client,
             tried: None,
             backend: None,
+            connected: false,
+            doomed: None,
             timer: Time::NEVER,
             started: now,
             received: [0; 2],
@@ -172,7 +179,11 @@ impl<E: Engine> Sessions<E> {
         };
         let rules = &self.context.routes[usize::from(session.route)].rules;
         session.relay.handle(input, now, rules);
+        let doomed = session.doomed.take_if(|_| session.connected);
         self.run(engine, owner.key, now);
+        if let Some(kill) = doomed {
+            self.input(engine, owner.key, Input::Kill(kill), now);
+        }
     }
 
     /// Fires what is due. Call it after the completions of a turn, so that a late worker does not take for a timeout
@@ -200,6 +211,31 @@ impl<E: Engine> Sessions<E> {
     pub fn kill_all(&mut self, engine: &mut E, kill: Kill, now: Time) {
         for key in self.slots.keys().collect::<Vec<_>>() {
             self.input(engine, key, Input::Kill(kill), now);
+        }
+    }
+
+    /// Lets go of the snapshots that the last choices were made from, which an idle worker would keep alive.
+    pub fn refresh(&mut self) {
+        for route in &mut self.context.routes {
+            route.chooser.set();
+        }
+    }
+
+    /// Ends the sessions of these backends, each named by its pool's name and its identity there. A client whose connect
+    /// is still in flight has lost nothing yet: it goes on to another backend where that fails.
+    pub fn kill_backends(&mut self, engine: &mut E, backends: &HashSet<(Arc<str>, BackendId)>, kill: Kill, now: Time) {
+        let pools: Vec<Arc<str>> = self.context.routes.iter().map(|route| route.chooser.pool().name().into()).collect();
+        for key in self.slots.keys().collect::<Vec<_>>() {
+            let Some(session) = self.slots.get_mut(key) else { continue };
+            let Some(claim) = &session.claim else { continue };
+            if !backends.contains(&(pools[usize::from(session.route)].clone(), claim.backend().id())) {
+                continue;
+            }
+            if session.connected {
+                self.input(engine, key, Input::Kill(kill), now);
+            } else {
+                session.doomed = Some(kill);
+            }
         }
     }
 
@@ -418,6 +454,7 @@ impl<S> Session<S> {
         };
         let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
         self.backend = Some(claim.backend().id());
+        self.doomed = None;
         match engine.open(claim.backend().address(), &route.options) {
             Ok(socket) => {
                 engine.connect(owner, &socket, claim.backend().address());
@@ -436,6 +473,7 @@ impl<S> Session<S> {
             tracing::info!(backend = claim.backend().name(), "serves again: a connection to it has succeeded");
         }
         self.tried = None;
+        self.connected = true;
         Input::Connected
     }
 

@@ -54,6 +54,14 @@ pub fn unacknowledged(stream: &TcpStream) -> u64 {
     u64::from_str_radix(queues.split(':').next().expect("tx_queue"), 16).expect("hexadecimal")
 }
 
+/// Whether somebody on this host waits for an answer to a connect to this IPv4 address.
+pub fn is_connecting(to: SocketAddr) -> bool {
+    const SYN_SENT: &str = "02";
+    let table = fs::read_to_string("/proc/self/net/tcp").expect("/proc/self/net/tcp");
+    let to = written(to);
+    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|row| row[2] == to && row[3] == SYN_SENT)
+}
+
 /// An IPv4 address as /proc/net/tcp writes it.
 fn written(address: SocketAddr) -> String {
     let SocketAddr::V4(v4) = address else { panic!("{address} is not IPv4") };

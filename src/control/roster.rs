@@ -1,0 +1,322 @@
+//! What every pool is told to be, in one place: the configuration, what its host names stand for, and what was changed
+//! since. Whoever changes a pool changes its roster, which publishes the whole set that follows, so that no two of them
+//! undo each other's changes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::balance::settings::BackendSettings;
+use crate::balance::{Changes, Pool, SetError};
+use crate::config;
+use crate::config::backend::{Backend, Host};
+use crate::config::health::Health;
+use crate::time::Time;
+
+/// The rosters of all pools, in the order of the configuration.
+#[derive(Debug)]
+pub struct Rosters {
+    all: Vec<Roster>,
+    /// Counts the changes of any of them.
+    changes: watch::Sender<u64>,
+}
+
+/// What one pool is told to be.
+#[derive(Debug)]
+pub struct Roster {
+    pool: Arc<Pool>,
+    told: Mutex<Told>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Told {
+    config: config::Pool,
+    /// Of each host, by its backend's name: its backends now. One that stays keeps what it was told since it came.
+    hosts: HashMap<String, Vec<BackendSettings>>,
+}
+
+/// A host name among the backends of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// What the names of its backends begin with.
+    pub name: String,
+    /// What is looked up.
+    pub host: Host,
+}
+
+impl Rosters {
+    /// The pools of a configuration. Its host names have no addresses yet.
+    ///
+    /// # Errors
+    /// Where the backends of a pool cannot be a set.
+    pub fn new(pools: &[config::Pool], now: Time) -> Result<Rosters, SetError> {
+        let (changes, _) = watch::channel(0);
+        let all = pools.iter().map(|pool| Roster::new(pool.clone(), changes.clone(), now)).collect::<Result<_, _>>()?;
+        Ok(Rosters { all, changes })
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn all(&self) -> &[Roster] {
+        &self.all
+    }
+
+    /// The roster of the pool of that name.
+    pub fn find(&self, pool: &str) -> Option<&Roster> {
+        self.all.iter().find(|roster| roster.pool.name() == pool)
+    }
+
+    /// Hears of every change of what a pool is told to be. What becomes of backends by themselves is not one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl Roster {
+    fn new(config: config::Pool, changes: watch::Sender<u64>, now: Time) -> Result<Roster, SetError> {
+        let told = Told { config, hosts: HashMap::new() };
+        let pool = Pool::new(told.config.settings.clone(), told.backends(), now)?;
+        Ok(Roster { pool, told: Mutex::new(told), changes })
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Its active checks.
+    pub fn health(&self) -> Option<Health> {
+        self.told().config.health.clone()
+    }
+
+    /// Time between two look-ups of one of its host names.
+    pub fn resolve_interval(&self) -> Duration {
+        self.told().config.resolve_interval
+    }
+
+    /// Its host names, in the order of the configuration.
+    pub fn hosts(&self) -> Vec<Named> {
+        self.told().hosts_named().map(|(name, host)| Named { name: name.to_owned(), host: host.clone() }).collect()
+    }
+
+    /// Of its backends that come from a host name: their names, and that host as it is written.
+    pub fn hosts_of_backends(&self) -> HashMap<String, String> {
+        let told = self.told();
+        let mut hosts = HashMap::new();
+        for (name, host) in told.hosts_named() {
+            for backend in told.hosts.get(name).into_iter().flatten() {
+                hosts.insert(backend.name.clone(), host.to_string());
+            }
+        }
+        hosts
+    }
+
+    /// The addresses of the host of `backend` now; empty where it is unknown.
+    pub fn addresses(&self, backend: &str) -> Vec<IpAddr> {
+        let told = self.told();
+        let backends = told.hosts.get(backend).into_iter().flatten();
+        backends.filter_map(|backend| backend.address.inet()).map(|address| address.ip()).collect()
+    }
+
+    /// Makes `addresses` those of a host, in their order. Nothing is published where they are what they were, or where
+    /// it is no longer one of the pool's.
+    ///
+    /// # Errors
+    /// Where the set that follows is not a possible one; then nothing has changed.
+    pub fn resolved(&self, named: &Named, addresses: &[IpAddr], now: Time) -> Result<Changes, SetError> {
+        self.change(now, |told| {
+            let Some(backend) = told.config.backends.iter().find_map(|backend| match backend {
+                Backend::Named(one) if one.name() == named.name && *one.host() == named.host => Some(one),
+                _ => None,
+            }) else {
+                return;
+            };
+            let before = told.hosts.remove(&named.name).unwrap_or_default();
+            let kept = |at: BackendSettings| before.iter().find(|one| one.address == at.address).cloned().unwrap_or(at);
+            let backends = addresses.iter().map(|ip| kept(backend.at(*ip))).collect();
+            told.hosts.insert(named.name.clone(), backends);
+        })
+    }
+
+    /// Changes what one backend of the set is told to be; its name and address stay. Nothing happens where there is none
+    /// of that name.
+    ///
+    /// # Errors
+    /// As [`Roster::resolved`].
+    pub fn tell(
+        &self,
+        backend: &str,
+        change: impl FnOnce(&mut BackendSettings),
+        now: Time,
+    ) -> Result<Changes, SetError> {
+        self.change(now, |told| {
+            let fixed = told.config.backends.iter_mut().filter_map(|backend| match backend {
+                Backend::Fixed(settings) => Some(settings),
+                Backend::Named(_) => None,
+            });
+            let hosts = told.hosts.values_mut().flatten();
+            if let Some(settings) = fixed.chain(hosts).find(|settings| settings.name == backend) {
+                let (name, address) = (settings.name.clone(), settings.address.clone());
+                change(settings);
+                (settings.name, settings.address) = (name, address);
+            }
+        })
+    }
+
+    /// Makes `config` what the pool is told, all at once. A host that stays keeps its addresses, each told anew; one that
+    /// is new has none until it is looked up. The pool keeps its name.
+    ///
+    /// # Errors
+    /// As [`Roster::resolved`].
+    pub fn replace(&self, config: config::Pool, now: Time) -> Result<Changes, SetError> {
+        self.change(now, |told| {
+            let before = std::mem::replace(told, Told { config, hosts: HashMap::new() });
+            for backend in &told.config.backends {
+                let Backend::Named(named) = backend else { continue };
+                let is_same = |(name, host): (&str, &Host)| name == named.name() && host == named.host();
+                if before.hosts_named().any(is_same) {
+                    let addresses = before.hosts.get(named.name()).into_iter().flatten();
+                    let ips = addresses.filter_map(|backend| backend.address.inet()).map(|address| address.ip());
+                    told.hosts.insert(named.name().to_owned(), ips.map(|ip| named.at(ip)).collect());
+                }
+            }
+        })
+    }
+
+    /// Changes what is told, and publishes it; takes it back where it is not possible.
+    fn change(&self, now: Time, change: impl FnOnce(&mut Told)) -> Result<Changes, SetError> {
+        let mut told = self.told();
+        let mut next = Told { config: told.config.clone(), hosts: told.hosts.clone() };
+        change(&mut next);
+        if next.config == told.config && next.hosts == told.hosts {
+            return Ok(Changes::default());
+        }
+        let changes = self.pool.replace(next.config.settings.clone(), next.backends(), now)?;
+        *told = next;
+        drop(told);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(changes)
+    }
+
+    /// What is behind the lock is changed in one step, so a poisoned lock is as good as new.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn backends(&self) -> Vec<BackendSettings> {
+        let mut backends = Vec::new();
+        for backend in &self.config.backends {
+            match backend {
+                Backend::Fixed(settings) => backends.push(settings.clone()),
+                Backend::Named(named) => backends.extend(self.hosts.get(named.name()).into_iter().flatten().cloned()),
+            }
+        }
+        backends
+    }
+
+    fn hosts_named(&self) -> impl Iterator<Item = (&str, &Host)> {
+        self.config.backends.iter().filter_map(|backend| match backend {
+            Backend::Fixed(_) => None,
+            Backend::Named(named) => Some((named.name(), named.host())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::settings::{State, Weight};
+    use crate::config::{Config, Overrides};
+
+    const POOL: &str = "[[listener]]\nname = 'web'\nbind = ':80'\npool = 'web'\n[[pool]]\nname = 'web'\n\
+                        [[pool.backend]]\naddress = '127.0.0.1:1'\n\
+                        [[pool.backend]]\nname = 'app'\naddress = 'app:80'\nweight = 2\n\
+                        [[pool.backend]]\naddress = '127.0.0.1:2'\n";
+
+    fn config(text: &str) -> config::Pool {
+        Config::parse("web.toml", text, &Overrides::default()).unwrap().config.pools()[0].clone()
+    }
+
+    fn rosters() -> Rosters {
+        Rosters::new(&[config(POOL)], Time::ZERO).unwrap()
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn names(roster: &Roster) -> Vec<String> {
+        roster.pool().snapshot().backends().iter().map(|backend| backend.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_host_takes_its_place_once_it_is_looked_up_and_its_addresses_come_and_go() {
+        let rosters = rosters();
+        let (roster, changes) = (&rosters.all()[0], rosters.changes());
+        assert_eq!(names(roster), ["127.0.0.1:1", "127.0.0.1:2"]);
+        let [app] = &*roster.hosts() else { panic!("one host") };
+
+        let changed = roster.resolved(app, &ips(&["10.0.0.1", "::1"]), Time::ZERO).unwrap();
+        assert_eq!(changed.added, ["app/10.0.0.1", "app/::1"]);
+        assert_eq!(names(roster), ["127.0.0.1:1", "app/10.0.0.1", "app/::1", "127.0.0.1:2"]);
+        assert_eq!(*changes.borrow(), 1);
+        assert_eq!(roster.hosts_of_backends()["app/::1"], "app:80");
+
+        let revision = roster.pool().snapshot().revision();
+        roster.resolved(app, &ips(&["10.0.0.1", "::1"]), Time::ZERO).unwrap();
+        assert_eq!((roster.pool().snapshot().revision(), *changes.borrow()), (revision, 1), "nothing was published");
+
+        let changed = roster.resolved(app, &ips(&["10.0.0.2", "10.0.0.1"]), Time::ZERO).unwrap();
+        assert_eq!((&*changed.added, &*changed.removed), (&["app/10.0.0.2".into()][..], &["app/::1".into()][..]));
+        assert_eq!(roster.addresses("app"), ips(&["10.0.0.2", "10.0.0.1"]));
+        let other = Named { host: Host { port: 81, ..app.host.clone() }, ..app.clone() };
+        roster.resolved(&other, &[], Time::ZERO).unwrap();
+        assert_eq!(roster.addresses("app").len(), 2, "an answer for what the host was before is too late");
+    }
+
+    #[test]
+    fn what_an_address_was_told_lasts_as_long_as_it() {
+        let rosters = rosters();
+        let roster = rosters.find("web").unwrap();
+        let app = &roster.hosts()[0];
+        roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
+        roster.tell("app/10.0.0.1", |settings| settings.state = State::Drain, Time::ZERO).unwrap();
+        roster.tell("127.0.0.1:1", |settings| settings.weight = Weight::new(9).unwrap(), Time::ZERO).unwrap();
+        roster.resolved(app, &ips(&["10.0.0.1", "10.0.0.2"]), Time::ZERO).unwrap();
+        let told = |number: usize| roster.pool().snapshot().backends()[number].settings().clone();
+        assert_eq!((told(0).weight.as_u32(), told(1).state, told(2).state), (9, State::Drain, State::Ready));
+        roster.resolved(app, &[], Time::ZERO).unwrap();
+        roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
+        assert_eq!(told(1).state, State::Ready, "it left and came as a new one");
+        assert_eq!(roster.tell("none", |_| unreachable!("there is none"), Time::ZERO), Ok(Changes::default()));
+    }
+
+    #[test]
+    fn a_new_configuration_keeps_the_addresses_of_hosts_that_stay() {
+        let rosters = rosters();
+        let roster = &rosters.all()[0];
+        roster.resolved(&roster.hosts()[0], &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
+        let changed = roster.replace(config(&POOL.replace("weight = 2", "weight = 3")), Time::ZERO).unwrap();
+        assert_eq!(changed.changed, ["app/10.0.0.1"]);
+        assert_eq!(roster.pool().snapshot().backends()[1].weight().as_u32(), 3);
+        let changed = roster.replace(config(&POOL.replace("app:80", "api:80")), Time::ZERO).unwrap();
+        assert_eq!(changed.removed, ["app/10.0.0.1"]);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_changes_nothing() {
+        let rosters = rosters();
+        let roster = &rosters.all()[0];
+        let app = &roster.hosts()[0];
+        roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
+        let twice = ips(&["10.0.0.2", "10.0.0.2"]);
+        roster.resolved(app, &twice, Time::ZERO).unwrap_err();
+        assert_eq!(roster.addresses("app"), ips(&["10.0.0.1"]));
+        assert_eq!(names(roster), ["127.0.0.1:1", "app/10.0.0.1", "127.0.0.1:2"]);
+    }
+}
