@@ -144,12 +144,18 @@ impl<'a> Case<'a> {
         let active_at = self.client.told.active_at.max(backend.told.active_at);
         assert!(self.kernel.now.since(active_at) >= timeout, "the session is not idle");
         for link in [self.client, backend] {
-            let slept = unnoticed(link);
+            let slept = self.unnoticed(link);
             assert!(slept < NOTICE_MAX, "the {}'s reset was not noticed for {slept:?}", link.side);
             let dead = self.unanswered(link);
             let longest = self.rules.dead_peer_timeout.map_or(Duration::MAX, |timeout| timeout * 2 + NOTICE_MAX);
             assert!(dead < longest, "the {} was dead for {dead:?} and nobody looked", link.side);
         }
+    }
+
+    /// How long our socket stayed open after its peer's reset.
+    fn unnoticed(&self, link: &Link) -> Duration {
+        let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
+        link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at.max(self.ended.started)))
     }
 
     /// How long the peer has been silent although bytes of ours were outstanding.
@@ -190,7 +196,7 @@ impl<'a> Case<'a> {
     fn judge_resets(&self) {
         let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
         for link in [Some(self.client), self.backend].into_iter().flatten() {
-            let late = unnoticed(link);
+            let late = self.unnoticed(link);
             assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
         }
     }
@@ -203,10 +209,4 @@ impl<'a> Case<'a> {
         assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
     }
-}
-
-/// How long our socket stayed open after its peer's reset.
-fn unnoticed(link: &Link) -> Duration {
-    let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
-    link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at))
 }
