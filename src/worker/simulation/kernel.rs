@@ -16,7 +16,7 @@ use super::random::Random;
 use super::script::{Plan, Step};
 use super::seen::Seen;
 use super::stream::Stream;
-use crate::engine::{Buffers, Completion, Event, OpKind, Owner};
+use crate::engine::{Buffers, Completion, Event, Filled, OpKind, Owner};
 use crate::errno::Errno;
 use crate::relay::Side;
 use crate::time::Time;
@@ -106,6 +106,8 @@ pub(super) struct Kernel {
     pub(super) audit: Audit,
     pub(super) seen: Seen,
     pub(super) sabotage: Option<Sabotage>,
+    /// A buffer that a planted fault keeps.
+    pub(super) leaked: Option<Filled>,
     pub(super) tracing: bool,
     /// Everybody leaves in order and nothing goes wrong any more.
     pub(super) hurry: bool,
@@ -137,6 +139,7 @@ impl Kernel {
             audit: Audit::default(),
             seen: Seen::default(),
             sabotage: None,
+            leaked: None,
             tracing: false,
             hurry: false,
         }
