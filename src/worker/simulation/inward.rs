@@ -145,7 +145,7 @@ impl Kernel {
         let spoilt = self.spoil(id, bytes, &mut taken);
         let bytes = spoilt.as_deref().unwrap_or(bytes);
         if self.plant(Sabotage::LeakBuffer) {
-            std::mem::forget(self.buffers.fill(how, bytes));
+            self.leaked = self.buffers.fill(how, bytes);
         }
         let filled = match self.buffers.fill(how, bytes) {
             None if how == Receive::Bulk => {

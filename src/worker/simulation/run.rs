@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::{Faults, Sabotage};
-use super::kernel::{Happening, Kernel, Seen, SimSocket};
+use super::kernel::{Happening, Kernel, SimSocket};
 use super::link::{Descriptor, Link};
 use super::random::{Chance, Random};
+use super::seen::Seen;
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
 use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
