@@ -137,7 +137,7 @@ impl Kernel {
     fn fill(&mut self, id: LinkId, how: Receive) -> Option<Filled> {
         let link = self.link(id);
         let most = match how {
-            Receive::Multishot => BUFFER_BYTES,
+            Receive::Multishot | Receive::Single => BUFFER_BYTES,
             Receive::Bulk => BULK_BUFFER_BYTES,
         };
         let bytes = link.stream.slice(link.inbound.read, most.min(link.unread() as usize));

@@ -125,6 +125,7 @@ impl Run {
             chooser: Chooser::new(pool.clone(), random.next()),
             options,
             proxy_protocol: ProxyProtocol::default(),
+            unix_clients: false,
         };
         let mut run = Run {
             sessions: Sessions::new(vec![route], kernel.now),
