@@ -202,12 +202,6 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// How long our socket stayed open after its peer's reset; a client may have reset before it was accepted.
-    fn unnoticed(&self, link: &Link) -> Duration {
-        let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
-        link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at.max(self.ended.started)))
-    }
-
     /// Peers that behave get what they came for.
     fn judge_clean(&self) {
         let Some(said) = self.client.clean else { return };
