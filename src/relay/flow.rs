@@ -5,6 +5,7 @@
 
 use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watch};
 use super::{CloseReason, HeaderFault, Rules, Side};
+use crate::errno::Errno;
 use crate::limits::{
     BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
     WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
@@ -28,6 +29,7 @@ impl Relay {
             Phase::Relaying { .. } => {
                 self.flow(Side::Client);
                 self.flow(Side::Backend);
+                self.believe_watches(now);
             }
             Phase::Resetting { broken, .. } => self.advance_resetting(broken, now),
             Phase::Refusing { discarded, .. } => self.advance_refusing(discarded),
@@ -177,6 +179,19 @@ impl Relay {
         self.pace(side);
         if self.end(side).rx == Rx::Eof && self.end(other).queued == 0 {
             self.pass_eof(other);
+        }
+    }
+
+    /// A reset that the watch has told of, on a side that cannot be received from now: no receive will report it.
+    fn believe_watches(&mut self, now: Time) {
+        for side in Side::BOTH {
+            let end = self.end(side);
+            if end.hung_up && end.is_open() && matches!(end.rx, Rx::Off | Rx::Starved) {
+                self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
+            }
+        }
+        if let Phase::Resetting { broken, .. } = self.phase {
+            self.advance_resetting(broken, now);
         }
     }
 

@@ -481,13 +481,14 @@ impl Relay {
         if !reset {
             return;
         }
+        if !self.end(side).receives() {
+            return self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
+        }
+        // What was received before is delivered first, and the next receive tells of the reset in its place.
+        self.end_mut(side).hung_up = true;
         if self.end(side).rx == Rx::Armed {
-            // What was received before is delivered first, and the next receive tells of the reset in its place.
-            self.end_mut(side).hung_up = true;
             self.end_mut(side).rx = Rx::Cancelling;
             self.want(Todo::CancelReceive, side);
-        } else if !self.end(side).receives() {
-            self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
         }
     }
 

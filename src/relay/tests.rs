@@ -348,6 +348,18 @@ fn a_reset_that_came_with_the_last_bytes_is_asked_for_when_the_session_is_quiet(
 }
 
 #[test]
+fn a_reset_that_the_watch_told_of_is_believed_where_nobody_can_receive() {
+    let mut s = Session::relaying();
+    s.received(Backend, BUFFER_BYTES);
+    assert_eq!(s.after(WATCH_QUIET), [Action::Watch(Client), Action::Watch(Backend)]);
+    let gone = Input::HungUp { side: Backend, reset: true, more: true };
+    assert_eq!(s.input(gone), [Action::CancelReceive(Backend)]);
+    // The client does not read, and what comes with the end of the receive is more than may wait.
+    let last = Input::Received { side: Backend, bytes: WATERMARK_HIGH_BYTES, more: false };
+    assert_eq!(s.input(last), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+}
+
+#[test]
 fn starved_receives_wait_for_buffers() {
     let mut s = Session::relaying();
     let starved = Input::ReceiveEnded(Client, ReceiveEnd::Starved);
