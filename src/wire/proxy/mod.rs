@@ -1,6 +1,6 @@
 //! The PROXY protocol, versions 1 and 2: who a connection was really made by, told ahead of its bytes.
 //!
-//! [`parse`] reads the header at the front of what a trusted proxy has sent, and [`write`] makes one for a backend.
+//! [`parse`] reads the header at the front of what a trusted proxy has sent, and [`write()`] makes one for a backend.
 //! The parser takes the specification (`proxy-protocol.txt` of HAProxy) by its letter and guesses nothing: what it
 //! does not know it refuses. It is incremental: a prefix of a header is [`Parsed::Incomplete`], and what is
 //! decided on a prefix stays decided whatever follows.
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 /// Bytes of a unix socket's name in a header: the whole of `sun_path`.
 pub const UNIX_NAME_BYTES: usize = 108;
 
-/// The longest header that [`write`] makes: version 2 with two unix names.
+/// The longest header that [`write()`] makes: version 2 with two unix names.
 pub const WRITTEN_BYTES_MAX: usize = v2::PREAMBLE_BYTES + 2 * UNIX_NAME_BYTES;
 
 /// Which form a header has.
