@@ -181,6 +181,7 @@ impl Fleet {
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
+                    unix: bound.listening.address().is_unix(),
                     admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use common::backend::Backend;
@@ -109,6 +110,7 @@ fn a_header_goes_alone_where_the_backend_speaks_first() {
     let (client, front) = (stream.local_addr().unwrap(), ringlb.address());
     let expected = format!("220 PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r", client.port(), front.port());
     assert_eq!(net::read_line(&mut stream), expected);
+    drop(stream);
     ringlb.stop();
 }
 
@@ -261,7 +263,7 @@ fn who_does_not_send_its_header_in_time_is_closed_but_not_too_soon() {
     ringlb.stop();
 }
 
-/// HAProxy or nginx. Dropped, it is killed.
+/// HAProxy or nginx. Dropped, it is ended.
 struct Peer {
     child: Child,
     directory: TempDir,
@@ -281,7 +283,7 @@ impl Peer {
         let load = if Path::new(module).exists() { format!("load_module {module};\n") } else { String::new() };
         let text = |directory: &Path| {
             format!(
-                "{load}daemon off;\nmaster_process off;\npid {}/pid;\nerror_log stderr;\nevents {{}}\n\
+                "{load}daemon off;\nworker_processes 1;\nuser root;\npid {}/pid;\nerror_log stderr;\nevents {{}}\n\
                  stream {{\n server {{\n{}\n }}\n}}\n",
                 directory.display(),
                 server(directory)
@@ -320,7 +322,9 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.child.kill().expect("our child");
+        // nginx has a child of its own, which it takes along when it is asked to end.
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process number");
+        kill_process(pid, Signal::TERM).expect("our child");
         self.child.wait().expect("our child");
     }
 }
@@ -365,6 +369,7 @@ fn haproxy_and_nginx_read_what_is_sent_to_them() {
                 let (client, front) = (stream.local_addr().unwrap(), ringlb.address());
                 let expected = format!("{} {} {} {}", client.ip(), client.port(), front.ip(), front.port());
                 assert_eq!(answer.rsplit("\r\n\r\n").next(), Some(&*expected), "{version} {bind}");
+                drop(stream);
                 ringlb.stop();
             }
         }
@@ -391,7 +396,8 @@ fn what_haproxy_and_nginx_send_is_read() {
     }
     let listener = inherited();
     let address = listener.local_addr().unwrap();
-    let server = |_: &Path| format!("listen {address};\nproxy_pass 127.0.0.1:{port};\nproxy_protocol on;");
+    let server =
+        |_: &Path| format!("listen {address};\nproxy_pass 127.0.0.1:{port};\nproxy_protocol on;\nproxy_half_close on;");
     fronts.push(("nginx", Peer::nginx(server, &format!("{};", listener.as_raw_fd())), listener));
     for (name, peer, listener) in fronts {
         if peer.is_none() {

@@ -269,7 +269,7 @@ impl Buffers {
     /// Takes a free buffer of the group, to publish it.
     pub(super) fn take(&mut self, how: Receive) -> Option<u16> {
         match how {
-            Receive::Multishot => self.free_small.pop(),
+            Receive::Multishot | Receive::Single => self.free_small.pop(),
             Receive::Bulk => self.free_large.pop(),
         }
     }

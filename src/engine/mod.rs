@@ -61,6 +61,9 @@ pub enum OpKind {
 pub enum Receive {
     /// Again and again into small buffers, until it ends: for traffic that comes in small pieces.
     Multishot,
+    /// Once into one small buffer: for unix sockets, where a multishot receive does not see an end of stream that comes
+    /// together with the last bytes (Linux 6.17 and later).
+    Single,
     /// Once into one large buffer: for bulk, where the next receive is asked for when the last was passed on.
     /// When no large buffer is free the engine may use a small one.
     Bulk,

@@ -56,6 +56,8 @@ pub struct ListenerSetup {
     pub name: String,
     /// The descriptor it accepts on; the main thread holds it too.
     pub socket: Arc<OwnedFd>,
+    /// Whether that is a unix socket.
+    pub unix: bool,
     /// What its sessions count against.
     pub admission: Admission,
     /// The pool that serves its clients.
@@ -98,6 +100,7 @@ impl Worker {
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
+                unix_clients: listener.unix,
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
                 proxy_protocol: listener.proxy_protocol,

@@ -26,6 +26,8 @@ use crate::worker::timers::{Timer, Timers};
 pub struct Route {
     /// What its sessions obey.
     pub rules: Rules,
+    /// Its clients come by a unix socket.
+    pub unix_clients: bool,
     /// Chooses among the backends of its pool.
     pub chooser: Chooser,
     /// The options of sockets towards backends.
@@ -62,6 +64,8 @@ pub struct Sessions<E: Engine> {
 struct Session<S> {
     relay: Relay,
     sockets: [Option<S>; 2],
+    /// Which of them are unix sockets.
+    unix: [bool; 2],
     /// What waits for each side.
     chains: [Chain; 2],
     /// The turn of the reclaimer in which each side's send was submitted.
@@ -128,6 +132,7 @@ impl<E: Engine> Sessions<E> {
         let session = Session {
             relay: Relay::new(now, start),
             sockets: [Some(socket), None],
+            unix: [self.context.routes[usize::from(route)].unix_clients, false],
             chains: [Chain::new(), held],
             sent_in: [0; 2],
             route,
@@ -365,7 +370,11 @@ impl<S> Session<S> {
                 engine.send(owner(side), self.sockets[side as usize].as_ref()?, &self.chains[side as usize]);
             }
             Action::Receive { side, bulk } => {
-                let how = if bulk { Receive::Bulk } else { Receive::Multishot };
+                let how = match bulk {
+                    true => Receive::Bulk,
+                    false if self.unix[side as usize] => Receive::Single,
+                    false => Receive::Multishot,
+                };
                 engine.receive(owner(side), self.sockets[side as usize].as_ref()?, how);
             }
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
@@ -459,6 +468,7 @@ impl<S> Session<S> {
             Ok(socket) => {
                 engine.connect(owner, &socket, claim.backend().address());
                 self.sockets[Side::Backend as usize] = Some(socket);
+                self.unix[Side::Backend as usize] = claim.backend().address().is_unix();
                 self.claim = Some(claim);
                 Input::Connecting
             }

@@ -44,7 +44,7 @@ impl Ring {
         let buffer = cqueue::buffer_select(entry.flags());
         if let Some(id) = buffer {
             match self.buffers.group(id) {
-                Receive::Multishot => self.small.taken(),
+                Receive::Multishot | Receive::Single => self.small.taken(),
                 Receive::Bulk => self.large.taken(),
             }
         }

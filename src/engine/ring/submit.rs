@@ -92,7 +92,7 @@ impl Ring {
             // has; and without buffers the kernel ends a receive at its first try, even where there is nothing to receive.
             Receive::Multishot => MULTISHOT | POLL_FIRST,
             Receive::Bulk if large && !again => 0,
-            Receive::Bulk => POLL_FIRST,
+            Receive::Bulk | Receive::Single => POLL_FIRST,
         };
         self.waiting_large += usize::from(large);
         let flight = self.flights.begin(owner, OpKind::Receive);

@@ -137,7 +137,7 @@ impl Kernel {
     fn fill(&mut self, id: LinkId, how: Receive) -> Option<Filled> {
         let link = self.link(id);
         let most = match how {
-            Receive::Multishot => BUFFER_BYTES,
+            Receive::Multishot | Receive::Single => BUFFER_BYTES,
             Receive::Bulk => BULK_BUFFER_BYTES,
         };
         let bytes = link.stream.slice(link.inbound.read, most.min(link.unread() as usize));
@@ -145,7 +145,7 @@ impl Kernel {
         let spoilt = self.spoil(id, bytes, &mut taken);
         let bytes = spoilt.as_deref().unwrap_or(bytes);
         if self.plant(Sabotage::LeakBuffer) {
-            std::mem::forget(self.buffers.fill(how, bytes));
+            self.leaked = self.buffers.fill(how, bytes);
         }
         let filled = match self.buffers.fill(how, bytes) {
             None if how == Receive::Bulk => {

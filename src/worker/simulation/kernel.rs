@@ -14,8 +14,9 @@ use super::link::{Gone, Job, Link, LinkId, Op, Path};
 use super::peer::Peer;
 use super::random::Random;
 use super::script::{Plan, Step};
+use super::seen::Seen;
 use super::stream::Stream;
-use crate::engine::{Buffers, Completion, Event, OpKind, Owner};
+use crate::engine::{Buffers, Completion, Event, Filled, OpKind, Owner};
 use crate::errno::Errno;
 use crate::relay::Side;
 use crate::time::Time;
@@ -84,70 +85,6 @@ impl Ord for Entry {
     }
 }
 
-/// What has been seen, so that a test knows that it was nasty enough.
-macro_rules! seen {
-    ($($(#[doc = $doc:literal])* $name:ident)*) => {
-        #[doc = "Counts of what has happened."]
-        #[derive(Copy, Clone, Debug, Default)]
-        pub(super) struct Seen {
-            $($(#[doc = $doc])* pub(super) $name: u64,)*
-        }
-
-        impl Seen {
-            pub(super) fn add(&mut self, other: &Seen) {
-                $(self.$name += other.$name;)*
-            }
-
-            /// Every count by its name.
-            pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
-            }
-        }
-    };
-}
-
-seen! {
-    completions
-    bytes
-    /// A peer's reset reached an open socket.
-    resets
-    /// A receive said 0 after a reset, because somebody else had the error.
-    swallowed
-    /// A send stopped short without an errno.
-    short
-    /// A receive was told that there are no buffers although there were some.
-    starved
-    /// There were none.
-    exhausted
-    /// A multishot receive had to wait until its completions were handled.
-    bursts
-    /// Data came after a receive was cancelled.
-    after_cancel
-    /// A cancelled send had taken something.
-    recalled
-    /// A connect succeeded after it was cancelled.
-    late_connects
-    /// A watch saw something.
-    hung_up
-    /// The kernel ended a watch by itself.
-    watches_dropped
-    /// A half-close met a connection that was reset before.
-    shut_refused
-    vanished
-    paths_lost
-    /// A reset threw away bytes that waited.
-    thrown_away
-    /// Bytes came for a socket that was closed.
-    orphans
-    /// Waiting bytes were copied to the heap.
-    spilt
-    late_turns
-    interrupted
-    open_failures
-    connect_failures
-    bulk_pieces
-}
-
 pub(super) struct Kernel {
     pub(super) now: Time,
     serial: u64,
@@ -169,6 +106,8 @@ pub(super) struct Kernel {
     pub(super) audit: Audit,
     pub(super) seen: Seen,
     pub(super) sabotage: Option<Sabotage>,
+    /// A buffer that a planted fault keeps.
+    pub(super) leaked: Option<Filled>,
     pub(super) tracing: bool,
     /// Everybody leaves in order and nothing goes wrong any more.
     pub(super) hurry: bool,
@@ -200,6 +139,7 @@ impl Kernel {
             audit: Audit::default(),
             seen: Seen::default(),
             sabotage: None,
+            leaked: None,
             tracing: false,
             hurry: false,
         }

@@ -22,6 +22,7 @@ mod peer;
 mod random;
 mod run;
 mod script;
+mod seen;
 mod stream;
 mod tests;
 mod verdict;

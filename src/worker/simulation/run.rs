@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::{Faults, Sabotage};
-use super::kernel::{Happening, Kernel, Seen, SimSocket};
+use super::kernel::{Happening, Kernel, SimSocket};
 use super::link::{Descriptor, Link};
 use super::random::{Chance, Random};
+use super::seen::Seen;
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
 use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
@@ -124,6 +125,7 @@ impl Run {
             chooser: Chooser::new(pool.clone(), random.next()),
             options,
             proxy_protocol: ProxyProtocol::default(),
+            unix_clients: false,
         };
         let mut run = Run {
             sessions: Sessions::new(vec![route], kernel.now),

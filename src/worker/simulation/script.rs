@@ -152,9 +152,14 @@ impl Plan {
                 steps.splice(place..place, [Step::Read(Reading::NotAtAll), nap, Step::Vanish]);
             }
             _ => {
-                steps.truncate(place);
+                // More than may wait for a reader that does not read: the reset comes while nobody receives.
                 let nap = Step::Sleep(random.up_to(Duration::from_secs(2)));
-                steps.extend([Step::Read(Reading::NotAtAll), Step::Say(amount(random)), nap, Step::Reset]);
+                let much = random.between(10_000, 200_000);
+                steps.truncate(place);
+                steps.extend([Step::Read(Reading::NotAtAll), Step::Say(much), nap, Step::Reset]);
+                if random.coin() {
+                    self.steps(side.other()).insert(0, Step::Read(Reading::NotAtAll));
+                }
             }
         }
     }

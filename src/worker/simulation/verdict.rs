@@ -153,6 +153,12 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// How long our socket stayed open after its peer's reset.
+    fn unnoticed(&self, link: &Link) -> Duration {
+        let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
+        link.told.reset_at.map_or(Duration::ZERO, |at| closed_at.since(at.max(self.ended.started)))
+    }
+
     /// How long the peer has been silent although bytes of ours were outstanding.
     fn unanswered(&self, link: &Link) -> Duration {
         let closing = link.closing().expect("closed");

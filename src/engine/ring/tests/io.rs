@@ -348,3 +348,23 @@ fn a_bulk_receive_that_looks_for_another_buffer_can_be_cancelled() {
     }
     assert_eq!(bench.pool(), (BUFFERS_MAX, BULK_BUFFERS_MAX));
 }
+
+#[test]
+fn an_end_of_stream_right_behind_the_last_bytes_of_a_unix_socket_is_seen() {
+    let mut bench = Bench::new();
+    for round in 0..20 {
+        let owner = owner(round, 0);
+        let (near, far) = UnixStream::pair().unwrap();
+        let near = OwnedFd::from(near);
+        bench.ring.receive(owner, &near, Receive::Single);
+        // The receive waits in the kernel when both come.
+        bench.ring.wait(Some(Duration::ZERO), &mut bench.seen).unwrap();
+        (&far).write_all(b"last").unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        let Event::Received { filled, more } = bench.next(owner) else { panic!("bytes come first") };
+        assert_eq!((filled.bytes(), more), (4, false));
+        bench.ring.buffers().discard(filled);
+        bench.ring.receive(owner, &near, Receive::Single);
+        assert!(matches!(bench.next(owner), Event::ReceiveEnded(ReceiveEnd::Eof)));
+    }
+}

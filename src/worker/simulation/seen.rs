@@ -1,0 +1,64 @@
+//! What has happened in a run, counted, so that a test knows that it was nasty enough.
+
+macro_rules! seen {
+    ($($(#[doc = $doc:literal])* $name:ident)*) => {
+        #[doc = "Counts of what has happened."]
+        #[derive(Copy, Clone, Debug, Default)]
+        pub(super) struct Seen {
+            $($(#[doc = $doc])* pub(super) $name: u64,)*
+        }
+
+        impl Seen {
+            pub(super) fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// Every count by its name.
+            pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+seen! {
+    completions
+    bytes
+    /// A peer's reset reached an open socket.
+    resets
+    /// A receive said 0 after a reset, because somebody else had the error.
+    swallowed
+    /// A send stopped short without an errno.
+    short
+    /// A receive was told that there are no buffers although there were some.
+    starved
+    /// There were none.
+    exhausted
+    /// A multishot receive had to wait until its completions were handled.
+    bursts
+    /// Data came after a receive was cancelled.
+    after_cancel
+    /// A cancelled send had taken something.
+    recalled
+    /// A connect succeeded after it was cancelled.
+    late_connects
+    /// A watch saw something.
+    hung_up
+    /// The kernel ended a watch by itself.
+    watches_dropped
+    /// A half-close met a connection that was reset before.
+    shut_refused
+    vanished
+    paths_lost
+    /// A reset threw away bytes that waited.
+    thrown_away
+    /// Bytes came for a socket that was closed.
+    orphans
+    /// Waiting bytes were copied to the heap.
+    spilt
+    late_turns
+    interrupted
+    open_failures
+    connect_failures
+    bulk_pieces
+}
