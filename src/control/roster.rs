@@ -15,6 +15,7 @@ use crate::config;
 use crate::config::backend::{Backend, Host};
 use crate::config::health::Health;
 use crate::time::Time;
+use crate::wire::proxy::Version;
 
 /// The rosters of all pools, in the order of the configuration.
 #[derive(Debug)]
@@ -90,6 +91,11 @@ impl Roster {
     /// Its active checks.
     pub fn health(&self) -> Option<Health> {
         self.told().config.health.clone()
+    }
+
+    /// The PROXY header that its backends are sent.
+    pub fn send_proxy_protocol(&self) -> Option<Version> {
+        self.told().config.send_proxy_protocol
     }
 
     /// Time between two look-ups of one of its host names.

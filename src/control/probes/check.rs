@@ -1,6 +1,7 @@
 //! One active check: a connection of its own, made, used and closed.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -10,7 +11,7 @@ use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +21,7 @@ use crate::balance::failure::{Blame, judge};
 use crate::config::health::{Check, Statuses};
 use crate::errno::Errno;
 use crate::limits::{CHECK_BODY_BYTES_MAX, CHECK_HEADER_BYTES_MAX};
+use crate::wire::proxy::{self, Command, Endpoint, Version};
 
 /// What is to be done, and where.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +32,8 @@ pub struct Probe {
     pub check: Check,
     /// What it says in `Host`, where the check does not say.
     pub host: String,
+    /// The PROXY header that it begins with.
+    pub header: Option<Version>,
     /// How long all of it may take.
     pub timeout: Duration,
 }
@@ -95,17 +99,28 @@ impl Probe {
                     Blame::Ours => Outcome::Ours(errno),
                 }
             }
-            Ok(Ok(Stream::Inet(stream))) => self.converse(stream, deadline).await,
-            Ok(Ok(Stream::Unix(stream))) => self.converse(stream, deadline).await,
+            Ok(Ok(Stream::Inet(stream))) => {
+                let ends = stream.local_addr().and_then(|own| Ok((own, stream.peer_addr()?)));
+                self.converse(stream, ends.ok(), deadline).await
+            }
+            Ok(Ok(Stream::Unix(stream))) => self.converse(stream, None, deadline).await,
         }
     }
 
     /// What comes after the connect, the same over every kind of socket. Dropping the stream closes it.
     async fn converse(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        mut stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        ends: Option<(SocketAddr, SocketAddr)>,
         deadline: Instant,
     ) -> Outcome {
+        if let Some(version) = self.header {
+            match timeout_at(deadline, stream.write_all(&header(version, ends))).await {
+                Err(_) => return Outcome::Failed(Cause::AnswerTimeout(self.timeout)),
+                Ok(Err(error)) => return Outcome::Failed(Cause::Broken(Errno::from(&error))),
+                Ok(Ok(())) => {}
+            }
+        }
         let Check::Http { path, expect, host } = &self.check else { return Outcome::Passed };
         // Dropped with this future, and then the connection ends too.
         let mut driver = JoinSet::new();
@@ -134,12 +149,24 @@ impl Probe {
     }
 }
 
+/// What a check says ahead of everything else: that it is made for nobody. Version 1 cannot say so, and names the ends of
+/// the check's own connection.
+fn header(version: Version, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let command = match (version, ends) {
+        (Version::V1, Some((own, peer))) => {
+            Command::Proxy { source: Endpoint::Inet(own), destination: Endpoint::Inet(peer) }
+        }
+        (Version::V1 | Version::V2, _) => Command::Local,
+    };
+    proxy::write(version, &command)
+}
+
 enum Stream {
     Inet(TcpStream),
     Unix(UnixStream),
 }
 
-async fn connect_inet(to: std::net::SocketAddr) -> io::Result<TcpStream> {
+async fn connect_inet(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(to).await?;
     // Where nobody listens on a port of this host that can be drawn for connections, a connect can draw that very port
     // and then meets itself.

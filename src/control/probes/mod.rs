@@ -218,6 +218,8 @@ impl Target {
 fn targets(pool: usize, roster: &Roster) -> Vec<Target> {
     let Some(health) = roster.health() else { return Vec::new() };
     let hosts = roster.hosts_of_backends();
+    // What listens on a port for checks alone does not speak for clients.
+    let header = roster.send_proxy_protocol().filter(|_| health.port.is_none());
     let snapshot = roster.pool().snapshot();
     let watched = snapshot.backends().iter().filter(|backend| backend.settings().state != State::Maint);
     watched
@@ -227,7 +229,7 @@ fn targets(pool: usize, roster: &Roster) -> Vec<Target> {
                 Address::Inet(address) => address.to_string(),
                 Address::Unix(_) => "localhost".to_owned(),
             });
-            let probe = Arc::new(Probe { address, check: health.check.clone(), host, timeout: health.timeout });
+            let probe = Arc::new(Probe { address, check: health.check.clone(), host, header, timeout: health.timeout });
             let (interval, on_down) = (health.interval, health.on_down);
             Target { pool, backend: backend.clone(), probe, interval, on_down }
         })

@@ -8,11 +8,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::check::Cause;
-use super::*;
+use super::{
+    Address, Arc, Duration, HashSet, JoinSet, Mailbox, NonZeroUsize, Outcome, Probe, Prober, Roster, Rosters, State,
+    clock,
+};
 use crate::config::health::{Check, Statuses};
 use crate::config::{Config, Overrides};
 use crate::engine::socket::Waker;
 use crate::errno::Errno;
+use crate::wire::proxy::{Command, Endpoint, Parsed, Version, parse};
+use crate::worker::mailbox::Command as Told;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -24,7 +29,7 @@ fn http(expect: std::ops::RangeInclusive<u16>) -> Check {
 }
 
 fn probe(address: impl Into<Address>, check: Check, timeout: Duration) -> Probe {
-    Probe { address: address.into(), check, host: "app:80".to_owned(), timeout }
+    Probe { address: address.into(), check, host: "app:80".to_owned(), header: None, timeout }
 }
 
 /// A server that reads a request's header and says `answer` to each; gives what it was asked.
@@ -97,6 +102,44 @@ async fn what_is_no_answer_fails_and_says_why() {
     for (answer, expected) in cases {
         let (address, _asked) = server(answer).await;
         assert_eq!(failed(probe(address, http(200..=599), PATIENCE).run().await).to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_header_goes_ahead_and_says_that_nobody_is_meant() {
+    for (version, check) in [Version::V1, Version::V2].into_iter().flat_map(|v| [(v, Check::Tcp), (v, http(200..=200))])
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asks = check != Check::Tcp;
+        let served = tokio::spawn(async move {
+            let (mut stream, from) = listener.accept().await.unwrap();
+            let mut said = Vec::new();
+            // The header of version 2 begins as that of HTTP ends.
+            while !(asks && said.len() > 40 && said.ends_with(b"\r\n\r\n")) {
+                match stream.read_u8().await {
+                    Ok(byte) => said.push(byte),
+                    Err(_) => break,
+                }
+            }
+            if asks {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            }
+            (said, from)
+        });
+        let probe = Probe { header: Some(version), ..probe(address, check, PATIENCE) };
+        let outcome = probe.run().await;
+        assert!(matches!(outcome, Outcome::Passed), "{outcome:?}");
+        let (said, from) = served.await.unwrap();
+        let Parsed::Header(header) = parse(&said) else { panic!("{said:?}") };
+        match version {
+            Version::V1 => {
+                let (source, destination) = (Endpoint::Inet(from), Endpoint::Inet(address));
+                assert_eq!(header.command, Command::Proxy { source, destination });
+            }
+            Version::V2 => assert_eq!(header.command, Command::Local),
+        }
+        assert_eq!(said[header.bytes..].starts_with(b"GET /health HTTP/1.1\r\n"), asks);
     }
 }
 
@@ -218,7 +261,7 @@ async fn verdicts_reach_the_pool_and_the_workers_are_told_whose_sessions_to_clos
             commands
                 .try_iter()
                 .map(|command| match command {
-                    Command::CloseBackends(backends) => {
+                    Told::CloseBackends(backends) => {
                         assert_eq!(*backends, HashSet::from([("web".into(), backend)]));
                         1
                     }
