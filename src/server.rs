@@ -421,7 +421,8 @@ fn interrupted() -> Error {
 fn connections_max(config: &Config, listeners: &[Bound], workers: usize, descriptors: usize) -> usize {
     let checks = checks_max(descriptors).get() - CHECKS_IN_FLIGHT_MIN;
     let used = DESCRIPTORS_RESERVE + checks + (listeners.len() + 2) * workers;
-    let possible = descriptors.saturating_sub(used) / 2;
+    // At least one: a balancer that never accepts would only seem to run.
+    let possible = (descriptors.saturating_sub(used) / 2).max(1);
     match config.max_connections() {
         Some(wanted) if wanted.get() as usize > possible => {
             tracing::warn!(
@@ -433,7 +434,7 @@ fn connections_max(config: &Config, listeners: &[Bound], workers: usize, descrip
             possible
         }
         Some(wanted) => wanted.get() as usize,
-        None => possible.max(1),
+        None => possible,
     }
 }
 
