@@ -25,7 +25,11 @@ struct State {
 impl Backend {
     /// Serves every connection with `serve`, on a thread of its own; the connection is closed when that returns.
     pub fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Backend {
-        Backend::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), serve)
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // The standard library's 128 overflow when a thousand clients come at once, and the kernel then lets them wait for many
+        // seconds.
+        socket2::SockRef::from(&listener).listen(4096).expect("a longer backlog");
+        Backend::on(listener, serve)
     }
 
     /// The same, on a socket that listens already.
