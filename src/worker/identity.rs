@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use crate::address::Address;
 use crate::config::Networks;
 use crate::engine::{Addresses, Buffers, Chain};
-use crate::relay::{CloseReason, HeaderFault, Start};
+use crate::errno::Errno;
+use crate::relay::{CloseReason, HeaderFault, Side, Start};
 use crate::wire::proxy::{self, Command, Endpoint, Parsed, UnixName, Version};
 
 /// What a route does with the PROXY protocol.
@@ -32,6 +33,8 @@ impl ProxyProtocol {
                 Start::Choose { waiting: chain.bytes() }
             }
             Some(trusted) if addresses.peer.as_ref().is_some_and(|peer| trusted.contains(peer)) => Start::AwaitHeader,
+            // A reset takes the address with it.
+            Some(_) if addresses.peer.is_none() => Start::Close(CloseReason::Failed(Side::Client, Errno::ECONNRESET)),
             Some(_) => Start::Close(CloseReason::Header(HeaderFault::Untrusted)),
         }
     }
