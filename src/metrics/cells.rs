@@ -44,7 +44,8 @@ impl Cell {
 pub struct ListenerCells {
     /// Clients that the kernel has handed over.
     pub accepted: Cell,
-    refused: [Cell; Refusal::ALL.len()],
+    /// Clients turned away because there was no slot; the others have had a session, which was closed.
+    pub no_slot: Cell,
     closed: Reasons,
     paused: Cell,
     pauses: [Cell; Pause::ALL.len()],
@@ -62,11 +63,6 @@ impl Default for Reasons {
 }
 
 impl ListenerCells {
-    /// A client was turned away.
-    pub fn refuse(&self, refusal: Refusal) {
-        self.refused[refusal as usize].add(1);
-    }
-
     /// A session has ended after so long.
     pub fn close(&self, reason: CloseReason, lasted: Duration) {
         self.closed.0[reason.number()].add(1);
@@ -91,7 +87,11 @@ impl ListenerCells {
 
     /// Clients turned away for this reason.
     pub fn refused(&self, refusal: Refusal) -> u64 {
-        self.refused[refusal as usize].get()
+        match refusal {
+            Refusal::NoSlot => self.no_slot.get(),
+            Refusal::Denied => self.closed(CloseReason::Denied.number()),
+            Refusal::ClientLimit => self.closed(CloseReason::ClientLimit.number()),
+        }
     }
 
     /// Sessions that have ended for the reason of this number.

@@ -95,21 +95,27 @@ impl From<Failure> for ConnectFailure {
     }
 }
 
-/// Why a client was turned away at the door: it was accepted, and no session was begun for it.
+/// Why a client was turned away at the door: it was accepted, and no backend was chosen for it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// Its worker has as many sessions as it can have.
     NoSlot,
+    /// Its listener does not serve clients from there.
+    Denied,
+    /// It has as many sessions as one client may have.
+    ClientLimit,
 }
 
 impl Refusal {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Refusal; 1] = [Refusal::NoSlot];
+    pub const ALL: [Refusal; 3] = [Refusal::NoSlot, Refusal::Denied, Refusal::ClientLimit];
 
     /// What it is called in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Refusal::NoSlot => "no_slot",
+            Refusal::Denied => "denied",
+            Refusal::ClientLimit => "client_limit",
         }
     }
 }

@@ -63,8 +63,8 @@ metrics! {
     RELOAD_SUCCESSFUL = "ringlb_config_last_reload_successful", Gauge, PROCESS, "1 where the configuration was taken when it was loaded last, else 0";
     RELOAD_TIMESTAMP = "ringlb_config_last_reload_success_timestamp_seconds", Gauge, PROCESS, "when a configuration was taken last, in seconds since 1970";
 
-    LISTENER_ACCEPTED = "ringlb_listener_accepted_total", Counter, LISTENER, "clients accepted: those refused, plus those whose sessions are active or closed";
-    LISTENER_REFUSED = "ringlb_listener_refused_total", Counter, &["listener", "reason"], "clients accepted and turned away before a session began";
+    LISTENER_ACCEPTED = "ringlb_listener_accepted_total", Counter, LISTENER, "clients accepted";
+    LISTENER_REFUSED = "ringlb_listener_refused_total", Counter, &["listener", "reason"], "clients accepted and turned away before a backend was chosen";
     LISTENER_ACTIVE = "ringlb_listener_active_connections", Gauge, LISTENER, "sessions now";
     LISTENER_MAX = "ringlb_listener_max_connections", Gauge, LISTENER, "sessions that it may have: its own limit or the process's, whichever is lower";
     LISTENER_PAUSED = "ringlb_listener_paused", Gauge, LISTENER, "sockets, one a worker and address, on which accepting pauses now; clients wait in the backlog";

@@ -5,6 +5,7 @@
 //! in a turn is submitted together by the next wait. The clock is read once a turn.
 
 pub mod admission;
+pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
@@ -25,12 +26,13 @@ use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
-use crate::metrics::{Announced, ListenerCells, Recorder, Refusal, RingCells};
+use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
 
 use admission::Admission;
+use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::Command;
@@ -72,6 +74,8 @@ pub struct ListenerSetup {
     pub options: SocketOptions,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
+    /// Who may be a client, and how often.
+    pub clients: ClientRules,
 }
 
 /// A data-plane thread's state.
@@ -114,6 +118,7 @@ impl Worker {
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
                 proxy_protocol: listener.proxy_protocol,
+                clients: listener.clients,
             });
         }
         let sessions = Sessions::new(routes, recorder, now);
@@ -176,7 +181,7 @@ impl Worker {
         self.acceptors[usize::from(number)].admission().enter();
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
-            self.counts[usize::from(number)].refuse(Refusal::NoSlot);
+            self.counts[usize::from(number)].no_slot.add(1);
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
             drop(socket);
         }

@@ -71,11 +71,14 @@ impl Tally {
         before == 0 || (before ^ after) >= BYTES_UNREPORTED_MAX
     }
 
-    /// So many bytes at the front of what is queued for the backend were the header of a proxy, which is taken away; now so
-    /// many of our own are queued there instead.
-    pub const fn replace_header(&mut self, header: usize, queued: usize) {
-        self.received[Side::Client as usize] -= header as u64;
-        self.extra += queued as i64;
+    /// So many bytes of the client were the header of a proxy, and were taken away.
+    pub const fn take_header(&mut self, bytes: usize) {
+        self.received[Side::Client as usize] -= bytes as u64;
+    }
+
+    /// So many bytes of our own were queued for the backend.
+    pub const fn queue(&mut self, bytes: usize) {
+        self.extra += bytes as i64;
     }
 
     /// Bytes of this side go nowhere.
@@ -118,7 +121,8 @@ mod tests {
         // A header of 10 bytes of our own before the client's bytes, of which the first 7 are a header of its own.
         let mut tally = Tally::new(0);
         assert!(tally.receive(Side::Client, 107), "the first bytes of a side are reported");
-        tally.replace_header(7, 10);
+        tally.take_header(7);
+        tally.queue(10);
         tally.choose(cells.clone(), Time::ZERO);
         tally.report(110, Time::ZERO);
         assert_eq!(cells.sent.get(), 0, "nothing was sent yet");

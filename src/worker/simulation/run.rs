@@ -15,6 +15,7 @@ use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
 use crate::metrics::{BackendTotals, Ledger, Recorder};
 use crate::relay::{Kill, Rules, Side};
 use crate::time::Time;
+use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::session::{Route, Sessions};
 
@@ -127,6 +128,7 @@ impl Run {
             chooser: Chooser::new(pool.clone(), random.next()),
             options,
             proxy_protocol: ProxyProtocol::default(),
+            clients: ClientRules::default(),
             unix_clients: false,
         };
         let (ledger, announcements) = Ledger::new(0);
@@ -332,6 +334,7 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         connect_attempts: random.between(1, 4) as u32,
         idle_timeout: idle.then(|| Duration::from_secs(random.between(10, 60))),
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
+        max_session_duration: (random.below(8) == 0).then(|| Duration::from_millis(random.between(1, 60_000))),
     }
 }
 
