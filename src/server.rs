@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crate::address::Address;
-use crate::config::{Bind, Config, Listener, Workers};
+use crate::config::{AcceptRate, Bind, Config, Listener, Workers};
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
@@ -29,6 +29,7 @@ use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::rate::{Bucket, Rate};
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
 
 /// Why the server could not start, or had to stop.
@@ -170,6 +171,8 @@ impl Fleet {
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
         let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
+        let rates: HashMap<&str, Option<Arc<Bucket>>> =
+            config.listeners().iter().map(|l| (l.name.as_str(), l.accept_rate.map(bucket))).collect();
         let clients: HashMap<&str, ClientRules> =
             config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
@@ -185,7 +188,8 @@ impl Fleet {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
                     unix: bound.listening.address().is_unix(),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd)
+                        .at_rate(rates[listener.name.as_str()].clone()),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
                     options: SocketOptions { keepalive: settings.settings.keepalive },
@@ -359,6 +363,10 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
 
 fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+fn bucket(rate: AcceptRate) -> Arc<Bucket> {
+    Arc::new(Bucket::new(Rate { per_second: rate.per_second, burst: rate.burst }))
 }
 
 fn clients(listener: &Listener) -> ClientRules {

@@ -17,10 +17,10 @@ use crate::config::keys::{self, Absent, Place};
 use crate::config::networks::{Network, Networks};
 use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Bind, Config, General, Listener, Overrides, Pool, notation, trusted, value};
+use crate::config::{AcceptRate, Bind, Config, General, Listener, Overrides, Pool, notation, trusted, value};
 use crate::limits::{
-    BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
-    FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+    ACCEPT_BURST_MAX, ACCEPT_RATE_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX,
+    CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -92,6 +92,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         reader.read("dead_peer_timeout", |value| value::duration_or_off(value, DEAD_PEER_TIMEOUT_MIN..=TIMEOUT_MAX));
     let backlog = reader.read("backlog", |value| value::number(value, 1..=BACKLOG_MAX));
     let per_client = reader.read("max_connections_per_client", |value| value::limit(value, CONNECTIONS_MAX));
+    let accept_rate = reader.accept_rate();
     let accept_proxy_protocol = reader.accept_proxy_protocol(&bind);
     let access = reader.access(&bind);
 
@@ -102,6 +103,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         pool: pool?.value,
         max_connections: max_connections?,
         max_connections_per_client: per_client?,
+        accept_rate: accept_rate?,
         access: access?,
         idle_timeout: idle_timeout?,
         max_session_duration: max_session_duration?,
@@ -345,6 +347,18 @@ impl Reader<'_, '_> {
             }
         }
         binds
+    }
+
+    /// `accept_rate` with `accept_burst`, which is as large where it is absent.
+    fn accept_rate(&mut self) -> Option<Option<AcceptRate>> {
+        let rate = self.read("accept_rate", |value| value::limit(value, ACCEPT_RATE_MAX));
+        let burst = self.optional("accept_burst", |value| value::number(value, 1..=ACCEPT_BURST_MAX));
+        let Some(per_second) = rate? else {
+            self.idle("accept_burst", "without `accept_rate` clients are accepted as fast as they come");
+            return Some(None);
+        };
+        let burst = burst?.and_then(NonZeroU32::new).unwrap_or(per_second);
+        Some(Some(AcceptRate { per_second, burst }))
     }
 
     /// `accept_proxy_protocol` with `trusted_proxies`, and whether they fit each other and the addresses that are bound.

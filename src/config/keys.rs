@@ -139,6 +139,8 @@ pub const KEYS: &[Key] = &[
     key(Listener, "dead_peer_timeout", Default("\"30s\""), Yes, "a peer that acknowledges nothing and is not heard of for so long is given up; \"0s\" = never"),
     key(Listener, "backlog", Default("4096"), Yes, "clients that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`"),
     key(Listener, "max_connections_per_client", Default("0"), Yes, "sessions of one client address, of one /64 network in IPv6; more are closed at once; 0 = no limit"),
+    key(Listener, "accept_rate", Default("0"), Yes, "clients accepted in a second, over all workers; more wait in the backlog; 0 = no limit"),
+    key(Listener, "accept_burst", Means("as `accept_rate`"), Yes, "clients accepted at once after a quiet time"),
     key(Listener, "allow", Default("[]"), Yes, "networks whose clients are served, as in \"10.0.0.0/8\", and no others; \"unix:\" is the clients of unix sockets; empty = everybody"),
     key(Listener, "deny", Default("[]"), Yes, "networks whose clients are closed at once, whatever `allow` says"),
     key(Listener, "accept_proxy_protocol", Default("false"), Yes, "every client is a proxy of `trusted_proxies` and begins with a PROXY protocol header, v1 or v2; others are closed"),

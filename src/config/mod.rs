@@ -210,6 +210,8 @@ pub struct Listener {
     pub max_connections: Option<NonZeroU32>,
     /// Sessions of one client at most; `None`: no limit.
     pub max_connections_per_client: Option<NonZeroU32>,
+    /// How many clients it accepts in a second; `None`: as many as come.
+    pub accept_rate: Option<AcceptRate>,
     /// Who may be its client.
     pub access: Access,
     /// A session without a byte either way for so long ends; `None`: never.
@@ -224,6 +226,15 @@ pub struct Listener {
     pub backlog: NonZeroU32,
     /// Its clients are these proxies, and tell who theirs are; `None`: they tell nothing.
     pub accept_proxy_protocol: Option<Networks>,
+}
+
+/// How fast clients are accepted.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AcceptRate {
+    /// So many in a second.
+    pub per_second: NonZeroU32,
+    /// So many at once, after a quiet time.
+    pub burst: NonZeroU32,
 }
 
 /// Backends, and how one is chosen.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod identity;
 pub mod listener;
 pub mod mailbox;
+pub mod rate;
 pub mod session;
 #[cfg(test)]
 mod simulation;
@@ -165,7 +166,7 @@ impl Worker {
     }
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
-        self.acceptors[usize::from(number)].admission().enter();
+        self.acceptors[usize::from(number)].admission().enter(self.now);
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
