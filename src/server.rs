@@ -3,7 +3,7 @@
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
 use std::collections::HashMap;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,7 +18,7 @@ use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
 use crate::engine::ring::SetupError;
 use crate::engine::socket::Waker;
-use crate::engine::{SocketOptions, host};
+use crate::engine::{SocketOptions, host, socket};
 use crate::errno::Errno;
 use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
@@ -30,6 +30,7 @@ use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::rate::{Bucket, Rate};
+use crate::worker::sources::Sources;
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
 
 /// Why the server could not start, or had to stop.
@@ -48,6 +49,19 @@ pub enum Error {
         address: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Connections cannot come from an address.
+    #[error(
+        "pool `{pool}`: cannot connect from {address} ({errno}): `source` must be an address of this host; \
+         `ip address` shows which it has"
+    )]
+    Source {
+        /// The pool.
+        pool: String,
+        /// From where.
+        address: IpAddr,
+        /// What the kernel said.
+        errno: Errno,
     },
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
@@ -111,6 +125,7 @@ impl Fleet {
             Workers::Auto => cpus.len().max(1),
             Workers::Count(count) => count.get(),
         };
+        try_sources(config)?;
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
         let descriptors = descriptors_max();
@@ -192,7 +207,8 @@ impl Fleet {
                         .at_rate(rates[listener.name.as_str()].clone()),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
-                    options: SocketOptions { keepalive: settings.settings.keepalive },
+                    options: SocketOptions { keepalive: settings.settings.keepalive, source: None },
+                    sources: Sources::new(&settings.sources),
                     proxy_protocol: ProxyProtocol {
                         accept: listener.accept_proxy_protocol.clone(),
                         send: settings.send_proxy_protocol,
@@ -363,6 +379,17 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
 
 fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+/// Before anybody is served: whether this host has the addresses that connections are to come from.
+fn try_sources(config: &Config) -> Result<(), Error> {
+    for pool in config.pools() {
+        for &address in &pool.sources {
+            let fails = |errno| Error::Source { pool: pool.settings.name.clone(), address, errno };
+            socket::try_source(address).map_err(fails)?;
+        }
+    }
+    Ok(())
 }
 
 fn bucket(rate: AcceptRate) -> Arc<Bucket> {

@@ -152,6 +152,7 @@ pub const KEYS: &[Key] = &[
     key(Pool, "connect_attempts", Default("3"), Yes, "different backends tried for one client, the first included"),
     key(Pool, "connect_budget", Default("\"10s\""), Yes, "how long all attempts for one client may take together"),
     key(Pool, "keepalive", Default("\"60s\""), Yes, "TCP keepalive on the backends' side, as in a listener"),
+    key(Pool, "source", Default("[]"), Yes, "address or list of addresses of this host that connections to its backends come from, in turn; empty = the kernel chooses"),
     key(Pool, "resolve_interval", Default("\"10s\""), Yes, "time between two look-ups of a host name among its backends"),
     key(Pool, "max_fails", Default("3"), Yes, "failed connects within `fail_timeout` that eject a backend; 0 = never"),
     key(Pool, "fail_timeout", Default("\"10s\""), Yes, "the window of `max_fails`, and the length of an ejection"),

@@ -14,13 +14,14 @@ pub mod keys;
 pub mod networks;
 pub mod notation;
 mod relations;
+mod source;
 mod trusted;
 pub mod value;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -244,6 +245,8 @@ pub struct Pool {
     pub settings: PoolSettings,
     /// How long all connects for one client may take together.
     pub connect_budget: Duration,
+    /// Where connections to its backends come from, in turn; empty: the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// How its backends are told who their clients are; `None`: they are not.
     pub send_proxy_protocol: Option<Version>,
     /// Its active checks; `settings.health` is there as well, or neither.

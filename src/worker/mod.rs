@@ -14,6 +14,7 @@ pub mod rate;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+pub mod sources;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
@@ -36,6 +37,7 @@ use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::Command;
 use session::{Ended, Route, Sessions};
+use sources::Sources;
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
 
@@ -69,6 +71,8 @@ pub struct ListenerSetup {
     pub rules: Rules,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// Where these sockets connect from.
+    pub sources: Sources,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
@@ -108,6 +112,7 @@ impl Worker {
                 unix_clients: listener.unix,
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
+                sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
                 clients: listener.clients,
             });
