@@ -3,14 +3,26 @@
 use std::net::TcpListener as StdListener;
 
 use crate::address::Address;
-use crate::config::{Bind, Listener};
+use crate::config::{Bind, Config, Listener};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
+use crate::engine::socket;
 use crate::server::error::Error;
 
 /// One address of a listener of the configuration.
 pub(super) struct Bound {
     pub(super) name: String,
     pub(super) listening: Listening,
+}
+
+/// Before anybody is served: whether this host has the addresses that connections are to come from.
+pub(super) fn try_sources(config: &Config) -> Result<(), Error> {
+    for pool in config.pools() {
+        for &address in &pool.sources {
+            let fails = |errno| Error::Source { pool: pool.settings.name.clone(), address, errno };
+            socket::try_source(address).map_err(fails)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn bind_all(listeners: &[Listener], workers: usize) -> Result<Vec<Bound>, ListenError> {

@@ -1,9 +1,11 @@
 //! Why the server could not start, or had to stop.
 
 use std::io;
+use std::net::IpAddr;
 
 use crate::engine::listener::ListenError;
 use crate::engine::ring::SetupError;
+use crate::errno::Errno;
 
 /// Why the server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,19 @@ pub enum Error {
         address: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Connections cannot come from an address.
+    #[error(
+        "pool `{pool}`: cannot connect from {address} ({errno}): `source` must be an address of this host; \
+         `ip address` shows which it has"
+    )]
+    Source {
+        /// The pool.
+        pool: String,
+        /// From where.
+        address: IpAddr,
+        /// What the kernel said.
+        errno: Errno,
     },
     /// The configuration's backends cannot be a set.
     #[error(transparent)]

@@ -29,7 +29,7 @@ use crate::worker::admission::Gate;
 use crate::worker::clock;
 use crate::worker::mailbox::{Command, Mailbox};
 
-use bind::{Bound, bind_all, bind_metrics};
+use bind::{Bound, bind_all, bind_metrics, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max};
 use error::{failed, interrupted, system};
 use setup::{Shared, gate};
@@ -66,6 +66,7 @@ impl Fleet {
             Workers::Auto => cpus.len().max(1),
             Workers::Count(count) => count.get(),
         };
+        try_sources(config)?;
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
         let descriptors = descriptors_max();

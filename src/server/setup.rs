@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use crate::config::{Config, Listener};
+use crate::config::{AcceptRate, Config, Listener};
 use crate::control::roster::Rosters;
 use crate::engine::SocketOptions;
 use crate::engine::socket::Waker;
@@ -15,6 +15,8 @@ use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::Command;
+use crate::worker::rate::{Bucket, Rate};
+use crate::worker::sources::Sources;
 use crate::worker::{ListenerSetup, Setup};
 
 /// What all workers share.
@@ -38,6 +40,8 @@ impl Fleet {
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
+        let rates: HashMap<&str, Option<Arc<Bucket>>> =
+            config.listeners().iter().map(|l| (l.name.as_str(), l.accept_rate.map(bucket))).collect();
         let clients: HashMap<&str, ClientRules> =
             config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
@@ -53,10 +57,12 @@ impl Fleet {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
                     unix: bound.listening.address().is_unix(),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd)
+                        .at_rate(rates[listener.name.as_str()].clone()),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
-                    options: SocketOptions { keepalive: settings.settings.keepalive },
+                    options: SocketOptions { keepalive: settings.settings.keepalive, source: None },
+                    sources: Sources::new(&settings.sources),
                     proxy_protocol: ProxyProtocol {
                         accept: listener.accept_proxy_protocol.clone(),
                         send: settings.send_proxy_protocol,
@@ -85,6 +91,10 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
 
 pub(super) fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+fn bucket(rate: AcceptRate) -> Arc<Bucket> {
+    Arc::new(Bucket::new(Rate { per_second: rate.per_second, burst: rate.burst }))
 }
 
 fn clients(listener: &Listener) -> ClientRules {
