@@ -15,13 +15,13 @@ use super::kernel::{Happening, Kernel, SimSocket};
 use super::link::{Descriptor, LinkId};
 use super::outward::Manner;
 use super::random::Random;
+use super::run::{draw_rules, route};
 use crate::balance::settings::{BackendSettings, Percent, Policy, PoolSettings};
 use crate::balance::{Backend, Chooser, Pool};
-use crate::engine::{Engine, Event, SocketOptions};
+use crate::engine::{Engine, Event};
 use crate::relay::Rules;
 use crate::time::Time;
-use crate::worker::identity::ProxyProtocol;
-use crate::worker::session::{Route, Sessions};
+use crate::worker::session::Sessions;
 
 const RUNS: u64 = 300;
 const CLIENTS: u64 = 200;
@@ -119,13 +119,13 @@ impl Run {
         let steady = random.coin().then(|| FIRST_PORT + random.below(u64::from(count)) as u16);
         let connect_timeout = Duration::from_millis(random.between(50, 1_000));
         let all = connect_timeout * u32::from(count) + Duration::from_secs(1);
-        let rules = Rules {
-            connect_timeout,
-            connect_budget: if steady.is_some() { all } else { random.up_to(all) + connect_timeout },
-            connect_attempts: if steady.is_some() { u32::from(count) } else { random.between(1, 4) as u32 },
-            idle_timeout: None,
-            dead_peer_timeout: None,
-        };
+        let attempts = random.between(1, 4) as u32;
+        let budget = random.up_to(all) + connect_timeout;
+        let mut rules = draw_rules(&mut random, &Faults::none());
+        rules.connect_timeout = connect_timeout;
+        rules.connect_budget = if steady.is_some() { all } else { budget };
+        rules.connect_attempts = if steady.is_some() { u32::from(count) } else { attempts };
+        (rules.idle_timeout, rules.dead_peer_timeout, rules.max_session_duration) = (None, None, None);
         let percent = random.pick(&[100, 100, 50, 25]);
         let settings = PoolSettings {
             policy: random.pick(Policy::ALL),
@@ -145,13 +145,7 @@ impl Run {
             let delay = kernel.random.up_to(Duration::from_secs(20));
             kernel.after(delay, Happening::ClientArrives);
         }
-        let routes = (0..CHOOSERS).map(|_| Route {
-            rules: rules.clone(),
-            chooser: Chooser::new(pool.clone(), kernel.random.next()),
-            options: SocketOptions::default(),
-            proxy_protocol: ProxyProtocol::default(),
-            unix_clients: false,
-        });
+        let routes = (0..CHOOSERS).map(|_| route(rules.clone(), Chooser::new(pool.clone(), kernel.random.next())));
         let sessions = Sessions::new(routes.collect(), kernel.now);
         let mut run = Run {
             flips: BTreeMap::new(),
