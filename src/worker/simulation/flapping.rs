@@ -19,6 +19,7 @@ use super::run::{draw_rules, route};
 use crate::balance::settings::{BackendSettings, Percent, Policy, PoolSettings};
 use crate::balance::{Backend, Chooser, Pool};
 use crate::engine::{Engine, Event};
+use crate::metrics::{Ledger, Recorder};
 use crate::relay::Rules;
 use crate::time::Time;
 use crate::worker::session::Sessions;
@@ -146,7 +147,10 @@ impl Run {
             kernel.after(delay, Happening::ClientArrives);
         }
         let routes = (0..CHOOSERS).map(|_| route(rules.clone(), Chooser::new(pool.clone(), kernel.random.next())));
-        let sessions = Sessions::new(routes.collect(), kernel.now);
+        let (_ledger, announcements) = Ledger::new(0);
+        let mut recorder = Recorder::new(announcements);
+        (0..CHOOSERS).for_each(|_| recorder.listener("default", pool.name()));
+        let sessions = Sessions::new(routes.collect(), recorder, kernel.now);
         let mut run = Run {
             flips: BTreeMap::new(),
             kernel,
