@@ -149,7 +149,9 @@ impl Run {
         let routes = (0..CHOOSERS).map(|_| route(rules.clone(), Chooser::new(pool.clone(), kernel.random.next())));
         let (_ledger, announcements) = Ledger::new(0);
         let mut recorder = Recorder::new(announcements);
-        (0..CHOOSERS).for_each(|_| recorder.listener("default", pool.name()));
+        for _ in 0..CHOOSERS {
+            recorder.listener("default", pool.name());
+        }
         let sessions = Sessions::new(routes.collect(), recorder, kernel.now);
         let mut run = Run {
             flips: BTreeMap::new(),
