@@ -50,6 +50,7 @@ impl Engine for Kernel {
         self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);
         self.connections[usize::from(port)] += 1;
         self.link_mut(socket.link).port = Some(port);
+        self.connects.push((socket.link, port));
         let link = self.link_mut(socket.link);
         assert_eq!(link.stage, Stage::Fresh, "a second connect on {:?}", socket.link);
         link.stage = Stage::Connecting;

@@ -15,7 +15,7 @@ use crate::slots::Key;
 use crate::time::Time;
 
 /// Names a link. Never used twice in a run.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LinkId(pub(super) u32);
 
 #[derive(Debug)]

@@ -123,16 +123,7 @@ impl Run {
         let at = kernel.now + window + random.up_to(Duration::from_secs(100));
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
-        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None };
-        let route = Route {
-            rules: rules.clone(),
-            chooser: Chooser::new(pool.clone(), random.next()),
-            options,
-            proxy_protocol: ProxyProtocol::default(),
-            clients: ClientRules::default(),
-            sources: Sources::default(),
-            unix_clients: false,
-        };
+        let route = route(rules.clone(), Chooser::new(pool.clone(), random.next()));
         let (ledger, announcements) = Ledger::new(0);
         let mut recorder = Recorder::new(announcements);
         recorder.listener("default", pool.name());
@@ -327,7 +318,20 @@ impl Run {
     }
 }
 
-fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
+/// A route without any of the extras.
+pub(super) fn route(rules: Rules, chooser: Chooser) -> Route {
+    Route {
+        rules,
+        chooser,
+        options: SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None },
+        proxy_protocol: ProxyProtocol::default(),
+        clients: ClientRules::default(),
+        sources: Sources::default(),
+        unix_clients: false,
+    }
+}
+
+pub(super) fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
     // Who vanishes with nothing outstanding is only found by being idle.
     let idle = faults.peer != Chance::NEVER || random.coin();
     Rules {
