@@ -3,6 +3,7 @@
 
 mod due;
 pub mod names;
+pub mod overlay;
 pub mod probes;
 pub mod roster;
 
