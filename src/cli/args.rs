@@ -8,7 +8,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::balance::settings::Policy;
 use crate::cli::{Command, Exit};
-use crate::config::{Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Workers, notation, value};
+use crate::config::{
+    Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
+};
 
 /// Commands and options that are known and not yet served.
 const LATER: &[&str] = &[
@@ -21,7 +23,6 @@ const LATER: &[&str] = &[
     "diff",
     "completions",
     "man",
-    "--admin",
     "--against-running",
 ];
 
@@ -80,6 +81,9 @@ struct Run {
     /// Serve /metrics and /ready on this address; counts for more than the file
     #[arg(long, value_name = "ADDR", value_parser = notation::bind)]
     metrics: Option<Bind>,
+    /// Serve the admin API on this unix socket; counts for more than the file. "" = nowhere
+    #[arg(long, value_name = "PATH", env = "RINGLB_ADMIN", value_parser = admin)]
+    admin: Option<Admin>,
 }
 
 /// See [`crate::cli::parse`].
@@ -94,7 +98,7 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
 
 impl Run {
     fn command(self) -> Result<Command, Exit> {
-        let overrides = Overrides { workers: self.workers, metrics: self.metrics };
+        let overrides = Overrides { workers: self.workers, metrics: self.metrics, admin: self.admin };
         let without_file = [
             ("--listen", !self.listen.is_empty()),
             ("--backend", !self.backend.is_empty()),
@@ -128,6 +132,15 @@ impl Run {
         };
         Ok(Command::Run(Box::new(checked)))
     }
+}
+
+/// Where the admin API is to be: on the command line, a path may begin where the shell is.
+fn admin(text: &str) -> Result<Admin, Problem> {
+    if text.is_empty() {
+        return Ok(Admin::Off);
+    }
+    let path = std::path::absolute(text).ok().and_then(|path| path.into_os_string().into_string().ok());
+    value::admin(path.as_deref().unwrap_or(text))
 }
 
 fn usage(kind: ErrorKind, sentence: String) -> Exit {

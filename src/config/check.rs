@@ -15,7 +15,7 @@ use crate::config::health::{self, Check, Health};
 use crate::config::keys::{self, Absent, Place};
 use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
+use crate::config::{Admin, Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
 use crate::limits::{
     BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
     RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
@@ -35,6 +35,7 @@ pub fn check(root: &Section<'_>, overrides: &Overrides, faults: &mut Vec<Fault>)
         general: general?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         pools: pools.into_iter().collect::<Option<_>>()?,
+        origin: None,
     })
 }
 
@@ -62,6 +63,8 @@ fn general(
         None => metrics,
     };
     let resolvers = reader.optional("resolvers", value::resolvers);
+    let admin = reader.optional("admin", |value| value::admin(value::text(value)?));
+    let admin_mode = reader.text("admin_mode", value::mode);
     relations.metrics.clone_from(&metrics);
     Some(General {
         workers: overrides.workers.or(workers)?,
@@ -72,6 +75,8 @@ fn general(
         log_format: log_format?,
         metrics: metrics.map(|metrics| metrics.value),
         resolvers: resolvers?.unwrap_or_default(),
+        admin: overrides.admin.clone().or(admin?).unwrap_or(Admin::Usual),
+        admin_mode: admin_mode?,
     })
 }
 

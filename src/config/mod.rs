@@ -46,6 +46,17 @@ pub struct Config {
     general: General,
     listeners: Vec<Listener>,
     pools: Vec<Pool>,
+    /// The file that it was read from, with what the command line said beside it.
+    origin: Option<Origin>,
+}
+
+/// What a configuration was read from, so that it can be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, from the root of the file system.
+    pub file: PathBuf,
+    /// What counts for more than it.
+    pub overrides: Overrides,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +69,19 @@ struct General {
     log_format: LogFormat,
     metrics: Option<Bind>,
     resolvers: Vec<SocketAddr>,
+    admin: Admin,
+    admin_mode: u32,
+}
+
+/// Where the socket of the admin API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// At the first of the usual places where it can be made; where there is none, it is not served.
+    Usual,
+    /// Nowhere.
+    Off,
+    /// Here, or the process does not start.
+    At(PathBuf),
 }
 
 /// A configuration that can be used, and what is odd about it.
@@ -104,7 +128,12 @@ impl Config {
         let name = path.display().to_string();
         let bytes = read_bounded(path)?;
         match String::from_utf8(bytes) {
-            Ok(text) => Config::parse(&name, &text, overrides).map_err(Error::Faults),
+            Ok(text) => {
+                let mut checked = Config::parse(&name, &text, overrides).map_err(Error::Faults)?;
+                let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                checked.config.origin = Some(Origin { file, overrides: overrides.clone() });
+                Ok(checked)
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let problem = Problem::new(
@@ -176,6 +205,21 @@ impl Config {
     /// The name servers that host names are looked up with; where there is none, the system's are.
     pub fn resolvers(&self) -> &[SocketAddr] {
         &self.general.resolvers
+    }
+
+    /// Where the socket of the admin API is.
+    pub const fn admin(&self) -> &Admin {
+        &self.general.admin
+    }
+
+    /// The permissions of that socket.
+    pub const fn admin_mode(&self) -> u32 {
+        self.general.admin_mode
+    }
+
+    /// The file that it was read from; `None`: it was made of the command line alone.
+    pub const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// The listeners, at least one, in the order of the file; their names differ.
