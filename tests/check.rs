@@ -119,16 +119,15 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&["run", "--backend", "127.0.0.1:1"], "--backend needs --listen"),
         (&["run", "--listen", "80"], "invalid value '80' for '--listen <ADDR>': \"80\" is no address"),
         (&["run", "--listen", "a:1"], "is not yet served by this version"),
-        (&["run", "--listen", ":80", "--backend", "127.0.0.1:1,backup"], "`backup` is not yet served by this version"),
+        (&["run", "--listen", ":80", "--backend", "127.0.0.1:1,spare"], "\"spare\" says nothing of a backend"),
         (
             &["run", "--listen", ":80", "--backend", "127.0.0.1:80"],
             "--backend: the backend \"127.0.0.1:80\" is the listener",
         ),
-        (&["run", "--listen", ":80", "--policy", "first"], "the policy \"first\" is not yet served by this version"),
+        (&["run", "--listen", ":80", "--policy", "frist"], "did you mean \"first\"?"),
         (&["run", "--workers", "0"], "\"0\" is not a number of workers"),
         (&["demo", "--listen", "x"], "\"x\" is no address"),
         (&["status"], "`status` is not yet served by this version"),
-        (&["run", "--admin", "/run/x"], "`--admin` is not yet served by this version"),
         (&["check", "--against-running"], "`--against-running` is not yet served by this version"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ] {

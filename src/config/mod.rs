@@ -26,7 +26,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::address::Address;
-use crate::balance::settings::PoolSettings;
+use crate::balance::settings::{BackendSettings, PoolSettings};
 use crate::limits::CONFIG_BYTES_MAX;
 use crate::wire::proxy::Version;
 
@@ -274,8 +274,23 @@ pub struct Pool {
     pub health: Option<Health>,
     /// Time between two look-ups of a host name.
     pub resolve_interval: Duration,
+    /// `max_fails` of the backends that do not say theirs.
+    pub max_fails: u32,
+    /// `fail_timeout` of the backends that do not say theirs.
+    pub fail_timeout: Duration,
     /// Its backends, in the order of the file; their names differ. There may be none.
     pub backends: Vec<Backend>,
+}
+
+impl Pool {
+    /// What a backend is told where nothing is said of it but its name and address.
+    pub fn defaults(&self, name: &str, address: Address) -> BackendSettings {
+        BackendSettings {
+            max_fails: self.max_fails,
+            fail_timeout: self.fail_timeout,
+            ..BackendSettings::new(name, address)
+        }
+    }
 }
 
 /// Where to listen.
