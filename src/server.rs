@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,6 +14,8 @@ use std::{io, thread};
 
 use crate::address::Address;
 use crate::config::{Bind, Config, Listener, Workers};
+use crate::control::admin::socket::{self, AdminSocket};
+use crate::control::admin::{Facts, ListenerFacts};
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
@@ -47,6 +50,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The admin API cannot be served where it must be.
+    #[error(transparent)]
+    Admin(#[from] socket::Error),
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
     Backends(#[from] crate::balance::SetError),
@@ -94,6 +100,9 @@ struct Fleet {
     notices: Receiver<Notice>,
     readiness: Readiness,
     process: Arc<Gate>,
+    /// Of each listener by its name.
+    gates: HashMap<String, Arc<Gate>>,
+    admin: Option<AdminSocket>,
 }
 
 /// One address of a listener of the configuration.
@@ -111,6 +120,7 @@ impl Fleet {
         };
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
+        let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
         let descriptors = descriptors_max();
         let checks_max = checks_max(descriptors);
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
@@ -119,10 +129,12 @@ impl Fleet {
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
-        let mut fleet =
-            Fleet { listeners, mailboxes, threads: Vec::new(), notices, readiness: Readiness::default(), process };
+        let gates = config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
+        let (threads, readiness) = (Vec::new(), Readiness::default());
+        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, gates, admin };
         let control = control::Setup {
             metrics,
+            admin: fleet.admin(config)?,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
             resolvers: config.resolvers().to_vec(),
@@ -138,6 +150,30 @@ impl Fleet {
         }
         fleet.await_start()?;
         Ok(fleet)
+    }
+
+    /// What the admin API listens on, and what it tells of the process.
+    fn admin(&self, config: &Config) -> Result<Option<(UnixListener, Facts)>, Error> {
+        let Some(admin) = &self.admin else { return Ok(None) };
+        let listener = admin.listener().map_err(system("the admin socket"))?;
+        let addresses = |name: &str| {
+            let bound = self.listeners.iter().filter(|bound| bound.name == name);
+            bound.map(|bound| bound.listening.address().to_string()).collect()
+        };
+        let listeners = config.listeners().iter().map(|listener| ListenerFacts {
+            name: listener.name.clone(),
+            addresses: addresses(&listener.name),
+            pool: listener.pool.clone(),
+            gate: Arc::clone(&self.gates[listener.name.as_str()]),
+        });
+        let facts = Facts {
+            started: clock::now(),
+            origin: config.origin().cloned(),
+            process: Arc::clone(&self.process),
+            listeners: listeners.collect(),
+        };
+        tracing::info!(path = %admin.path().display(), "admin API");
+        Ok(Some((listener, facts)))
     }
 
     /// Waits until the backends' host names have been looked up once, so that the first clients find them; not for ever,
@@ -168,7 +204,6 @@ impl Fleet {
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
-        let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
         let mut setups = Vec::new();
         for (number, commands) in commands.into_iter().enumerate() {
             let mut listeners = Vec::new();
@@ -177,7 +212,7 @@ impl Fleet {
                 let (Some(roster), Some(settings)) = (rosters.find(&listener.pool), config.pool(&listener.pool)) else {
                     continue;
                 };
-                let gate = Arc::clone(&gates[listener.name.as_str()]);
+                let gate = Arc::clone(&self.gates[listener.name.as_str()]);
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),

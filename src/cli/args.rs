@@ -7,24 +7,14 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::balance::settings::Policy;
+use crate::cli::admin::{BackendArgs, StatusArgs};
 use crate::cli::{Command, Exit};
 use crate::config::{
     Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
 };
 
 /// Commands and options that are known and not yet served.
-const LATER: &[&str] = &[
-    "status",
-    "backend",
-    "session",
-    "latency",
-    "events",
-    "reload",
-    "diff",
-    "completions",
-    "man",
-    "--against-running",
-];
+const LATER: &[&str] = &["session", "latency", "events", "reload", "diff", "completions", "man", "--against-running"];
 
 /// A Layer-4 TCP load balancer on io_uring
 #[derive(Debug, Parser)]
@@ -56,6 +46,10 @@ enum Verb {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
+    /// Show what a running ringlb does: its listeners, pools and backends
+    Status(StatusArgs),
+    /// List and change the backends of a running ringlb
+    Backend(BackendArgs),
 }
 
 const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80 or unix:/path; to listen on also :80 (all addresses of this \
@@ -92,6 +86,8 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
     match args.verb {
         Verb::Run(run) => run.command(),
         Verb::Demo { listen, workers } => Ok(Command::Demo { listen, workers }),
+        Verb::Status(args) => Ok(Command::Status(args)),
+        Verb::Backend(args) => Ok(Command::Backend(args)),
         Verb::Check { config } => Ok(Command::Check { file: config }),
     }
 }

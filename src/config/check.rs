@@ -15,7 +15,9 @@ use crate::config::health::{self, Check, Health};
 use crate::config::keys::{self, Absent, Place};
 use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Admin, Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
+use crate::config::{
+    Admin, Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value,
+};
 use crate::limits::{
     BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
     FAILS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,

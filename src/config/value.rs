@@ -242,6 +242,13 @@ pub fn admin(text: &str) -> Result<Admin, Problem> {
         return Ok(Admin::Off);
     }
     let path = text.strip_prefix("unix:").unwrap_or(text);
+    if !path.starts_with('/') {
+        return Err(Problem::new(
+            format!("{} is not a whole path", quoted(text)),
+            "it does not begin with `/`, and the directory that a service is started in says nothing",
+            "write it as in \"/run/ringlb/admin.sock\", or \"\" for no admin API",
+        ));
+    }
     match notation::target(&format!("unix:{path}"))? {
         Target::Address(Address::Unix(path)) => Ok(Admin::At(path)),
         _ => unreachable!("what begins with `unix:` is a unix address"),

@@ -1,15 +1,18 @@
 //! The control thread: signals, the metrics address, active checks and host names. Workers never wait for it, and it never
 //! waits for them.
 
+pub mod admin;
 mod due;
 pub mod names;
 pub mod overlay;
 pub mod probes;
 pub mod roster;
+pub mod wire;
 
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener as UnixStdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, thread};
@@ -18,7 +21,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -26,6 +29,7 @@ use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
 
+use admin::{Admin, Facts};
 use names::Namer;
 use probes::Prober;
 use roster::Rosters;
@@ -44,6 +48,8 @@ pub enum Notice {
 pub struct Setup {
     /// A bound and listening socket.
     pub metrics: Option<StdListener>,
+    /// Where the admin API is served, and what it tells of the process.
+    pub admin: Option<(UnixStdListener, Facts)>,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -66,7 +72,8 @@ impl Readiness {
         self.0.store(ready, Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    /// What it answers now: whether it is 200.
+    pub fn is_ready(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -76,7 +83,7 @@ impl Readiness {
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, readiness, rosters, resolvers, workers, checks_max } = setup;
+    let Setup { metrics, admin, readiness, rosters, resolvers, workers, checks_max } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
@@ -86,9 +93,16 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             TcpListener::from_std(listener)
         })
         .transpose()?;
+    let admin =
+        admin.map(|(listener, facts)| Ok::<_, io::Error>((UnixListener::from_std(listener)?, facts))).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
         runtime.block_on(async move {
+            if let Some((listener, facts)) = admin {
+                let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+                tokio::spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
+                tokio::spawn(admin::expire_leases(rosters.clone()));
+            }
             if let Some(listener) = metrics {
                 tokio::spawn(http::serve(listener, router(readiness)));
             }

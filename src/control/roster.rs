@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::address::Address;
 use crate::balance::settings::BackendSettings;
 use crate::balance::{BackendSet, Changes, Pool, SetError};
 use crate::config;
@@ -111,6 +112,11 @@ impl Rosters {
         self.all.iter().find(|roster| roster.pool.name() == pool)
     }
 
+    /// Counts the changes of any of them.
+    pub fn revision(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
     /// Hears of every change of what a pool is told to be. What becomes of backends by themselves is not one.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -159,6 +165,11 @@ impl Roster {
     /// The addresses of the host of `backend` now; empty where it is unknown.
     pub fn addresses(&self, backend: &str) -> Vec<IpAddr> {
         self.told().overlay.addresses(backend)
+    }
+
+    /// What a backend of it is told where nothing is said but its name and address.
+    pub fn defaults(&self, name: &str, address: Address) -> BackendSettings {
+        self.told().config.defaults(name, address)
     }
 
     /// What it is told, and the set that follows from it.

@@ -267,6 +267,8 @@ pub enum Kill {
     Shutdown,
     /// The session's backend has gone down by its active checks.
     BackendDown,
+    /// An operator has asked for it.
+    Operator,
 }
 
 /// Why a session ended; the first cause counts, and there is exactly one.
@@ -314,6 +316,7 @@ impl CloseReason {
             CloseReason::Internal(_) => "internal",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
+            CloseReason::Killed(Kill::Operator) => "killed",
         }
     }
 

@@ -80,6 +80,9 @@ pub enum EditError {
     /// There is one of that name already.
     #[error("there is a backend named `{0}` already")]
     Exists(String),
+    /// Two of one name in one set.
+    #[error("two backends are named `{0}`")]
+    Twice(String),
     /// The name looks like one that a host among the backends gives.
     #[error("the name `{0}` is of the kind that the backends of the host `{1}` get")]
     HostKind(String, String),
@@ -363,7 +366,7 @@ impl Overlay {
         for entry in &self.live {
             let name = entry.backend.name();
             if !names.insert(name) {
-                return Err(EditError::Exists(name.to_owned()));
+                return Err(EditError::Twice(name.to_owned()));
             }
             if let Some((host, rest)) = name.rsplit_once('/')
                 && hosts.contains(host)

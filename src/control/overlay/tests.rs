@@ -140,7 +140,7 @@ fn a_swap_may_name_a_host_or_its_backends() {
     assert_eq!(seen(&shown(&overlay)), [("app/10.0.0.1", 3), ("app/10.0.0.2", 3), ("app/10.0.0.3", 3)]);
     let wrong = overlay.clone().swap(vec![named("app", 3), fixed("app/10.9.9.9", 1)]);
     assert_eq!(wrong, Err(EditError::HostKind("app/10.9.9.9".into(), "app".into())));
-    assert_eq!(overlay.clone().swap(vec![fixed("x", 1), fixed("x", 2)]), Err(EditError::Exists("x".into())));
+    assert_eq!(overlay.clone().swap(vec![fixed("x", 1), fixed("x", 2)]), Err(EditError::Twice("x".into())));
 }
 
 #[test]
@@ -167,7 +167,10 @@ fn list() -> impl Strategy<Value = Vec<(u8, u32)>> {
 /// Each name once, in the order of its first mention.
 fn backends(list: &[(u8, u32)]) -> Vec<Backend> {
     let mut names = HashSet::new();
-    list.iter().filter(|(name, _)| names.insert(*name)).map(|(name, weight)| fixed(&name.to_string(), *weight)).collect()
+    list.iter()
+        .filter(|(name, _)| names.insert(*name))
+        .map(|(name, weight)| fixed(&name.to_string(), *weight))
+        .collect()
 }
 
 #[derive(Clone, Debug)]
