@@ -6,8 +6,10 @@
 
 pub mod api;
 pub mod backend;
+pub mod load;
 pub mod net;
 pub mod pattern;
+pub mod process;
 pub mod procfs;
 pub mod ringlb;
 
