@@ -25,7 +25,7 @@ fn shown(overlay: &Overlay) -> Vec<(String, u32)> {
     overlay.backends().iter().map(|settings| (settings.name.clone(), settings.weight.as_u32())).collect()
 }
 
-fn seen<'s>(shown: &'s [(String, u32)]) -> Vec<(&'s str, u32)> {
+fn seen(shown: &[(String, u32)]) -> Vec<(&str, u32)> {
     shown.iter().map(|(name, weight)| (name.as_str(), *weight)).collect()
 }
 
