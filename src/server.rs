@@ -16,6 +16,7 @@ use crate::address::Address;
 use crate::config::{Bind, Config, Listener, Workers};
 use crate::control::admin::socket::{self, AdminSocket};
 use crate::control::admin::{Facts, ListenerFacts};
+use crate::control::metrics::Sources;
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
@@ -27,6 +28,7 @@ use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
     RESOLVE_START_MAX,
 };
+use crate::metrics::{Announced, Ledger};
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
@@ -101,9 +103,15 @@ struct Fleet {
     notices: Receiver<Notice>,
     readiness: Readiness,
     process: Arc<Gate>,
-    /// Of each listener by its name.
-    gates: HashMap<String, Arc<Gate>>,
     admin: Option<AdminSocket>,
+}
+
+/// What all workers share.
+struct Shared<'s> {
+    wakers: &'s Arc<[Waker]>,
+    /// Each listener's limit, by its name.
+    gates: &'s HashMap<String, Arc<Gate>>,
+    announcements: &'s Sender<Announced>,
 }
 
 /// One address of a listener of the configuration.
@@ -130,12 +138,21 @@ impl Fleet {
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
-        let gates = config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
         let (threads, readiness) = (Vec::new(), Readiness::default());
-        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, gates, admin };
+        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin };
+        let (ledger, announcements) = Ledger::new(config.backend_series_max());
+        let gates: HashMap<String, Arc<Gate>> =
+            config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
+        let sources = Sources {
+            ledger,
+            workers: count,
+            process: fleet.process.clone(),
+            listeners: config.listeners().iter().map(|l| (l.name.clone(), gates[&l.name].clone())).collect(),
+        };
         let control = control::Setup {
             metrics,
-            admin: fleet.admin(config)?,
+            admin: fleet.admin(config, &gates)?,
+            sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
             resolvers: config.resolvers().to_vec(),
@@ -146,7 +163,12 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
-        for setup in fleet.setups(config, &rosters, (&wakers, commands), &cpus) {
+        for setup in fleet.setups(
+            config,
+            &rosters,
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements },
+            (commands, &cpus),
+        ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
         }
         fleet.await_start()?;
@@ -154,7 +176,11 @@ impl Fleet {
     }
 
     /// What the admin API listens on, and what it tells of the process.
-    fn admin(&self, config: &Config) -> Result<Option<(UnixListener, Facts)>, Error> {
+    fn admin(
+        &self,
+        config: &Config,
+        gates: &HashMap<String, Arc<Gate>>,
+    ) -> Result<Option<(UnixListener, Facts)>, Error> {
         let Some(admin) = &self.admin else { return Ok(None) };
         let listener = admin.listener().map_err(system("the admin socket"))?;
         let addresses = |name: &str| {
@@ -165,7 +191,7 @@ impl Fleet {
             name: listener.name.clone(),
             addresses: addresses(&listener.name),
             pool: listener.pool.clone(),
-            gate: Arc::clone(&self.gates[listener.name.as_str()]),
+            gate: Arc::clone(&gates[&listener.name]),
         });
         let facts = Facts {
             started: clock::now(),
@@ -199,9 +225,10 @@ impl Fleet {
         &self,
         config: &Config,
         rosters: &Rosters,
-        (wakers, commands): (&Arc<[Waker]>, Vec<Receiver<Command>>),
-        cpus: &[usize],
+        shared: Shared<'_>,
+        (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
+        let Shared { wakers, gates, announcements } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -215,7 +242,7 @@ impl Fleet {
                 let (Some(roster), Some(settings)) = (rosters.find(&listener.pool), config.pool(&listener.pool)) else {
                     continue;
                 };
-                let gate = Arc::clone(&self.gates[listener.name.as_str()]);
+                let gate = Arc::clone(&gates[&listener.name]);
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
@@ -233,7 +260,7 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands });
+            setups.push(Setup { number, cpu, listeners, waker, commands, announcements: announcements.clone() });
         }
         setups
     }
@@ -445,7 +472,7 @@ fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
     let addresses: Vec<_> = bind.addresses().iter().filter_map(Address::inet).collect();
     let bound = StdListener::bind(addresses.as_slice()).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| Error::Metrics { address: bind.to_string(), source })?;
-    tracing::info!(%address, "metrics address: /ready");
+    tracing::info!(%address, "metrics address: /metrics /ready /health");
     Ok(Some(listener))
 }
 
