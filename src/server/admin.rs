@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::admin::{Facts, ListenerFacts};
-use crate::server::error::{Error, system};
 use crate::server::Fleet;
+use crate::server::error::{Error, system};
 use crate::worker::admission::Gate;
 use crate::worker::clock;
 
