@@ -1,6 +1,7 @@
 //! One run: a kernel, the sessions of one worker, and clients until all have been served.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +131,7 @@ impl Run {
             options,
             proxy_protocol: ProxyProtocol::default(),
             clients: ClientRules::default(),
-            sources: Sources::default(),
+            sources: sources(seed),
             unix_clients: false,
         };
         let (ledger, announcements) = Ledger::new(0);
@@ -338,6 +339,12 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
         max_session_duration: (random.below(8) == 0).then(|| Duration::from_millis(random.between(1, 60_000))),
     }
+}
+
+/// From none to three addresses that connects come from.
+fn sources(seed: u64) -> Sources {
+    let addresses: Vec<_> = (0..seed % 4).map(|last| IpAddr::from([10, 0, 0, last as u8])).collect();
+    Sources::new(&addresses)
 }
 
 fn draw_policy(random: &mut Random) -> Policy {
