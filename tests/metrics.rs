@@ -174,6 +174,22 @@ fn a_pool_that_cannot_serve_and_a_full_listener_are_seen() {
 }
 
 #[test]
+fn a_rate_that_is_reached_is_a_pause_of_its_own() {
+    let backend = Backend::echo();
+    let ringlb =
+        Config::new(&[backend.address()]).process(METRICS_ADDRESS).one_worker().listener("accept_rate = 1").start();
+    let clients: Vec<_> = (0..5).map(|_| ringlb.connect()).collect();
+    let (scrape, ()) = scrape_until(&ringlb, "accepting pauses", |scrape| {
+        (scrape.number("ringlb_listener_pauses_total", &[("reason", "rate")]) >= 1.0).then_some(())
+    });
+    for other in ["limit", "resources"] {
+        assert_eq!(scrape.number("ringlb_listener_pauses_total", &[("reason", other)]), 0.0, "{other}");
+    }
+    drop(clients);
+    ringlb.stop();
+}
+
+#[test]
 fn backends_above_the_maximum_are_summed_up() {
     const BACKENDS: usize = 5;
     let backends: Vec<Backend> = (0..BACKENDS).map(|_| Backend::echo()).collect();

@@ -90,12 +90,13 @@ impl Engine for Kernel {
         self.reset_peer(id);
     }
 
-    fn open(&mut self, _address: &Address, _options: &SocketOptions) -> Result<SimSocket, Errno> {
+    fn open(&mut self, _address: &Address, options: &SocketOptions) -> Result<SimSocket, Errno> {
         if self.random.chance(self.faults.open_fails) {
             self.seen.open_failures += 1;
             return Err(self.random.pick(OPEN_ERRORS));
         }
         let link = self.add_link(Side::Backend, Vec::new());
+        self.link_mut(link).source = options.source;
         Ok(SimSocket { link, open: true })
     }
 

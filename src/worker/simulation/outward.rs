@@ -184,7 +184,8 @@ impl Kernel {
 
     pub(super) fn fail_connect(&mut self, id: LinkId, errno: Errno) {
         self.seen.connect_failures += 1;
-        self.link_mut(id).stage = Stage::Failed;
+        let link = self.link_mut(id);
+        (link.stage, link.refused) = (Stage::Failed, Some(errno));
         self.complete(id, OpKind::Connect, Event::ConnectFailed(errno), true);
     }
 
