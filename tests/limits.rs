@@ -277,7 +277,7 @@ fn a_crowd_is_not_let_in_above_max_connections() {
 #[test]
 fn with_few_descriptors_from_the_start_clients_wait_and_nobody_is_lost() {
     let backend = Backend::named("a");
-    let ringlb = Config::new(&[backend.address()]).start_under(&["sh", "-c", "ulimit -n 200; exec \"$0\" \"$@\""]);
+    let ringlb = Config::new(&[backend.address()]).start_under(&["sh", "-c", "ulimit -n 340; exec \"$0\" \"$@\""]);
     let ready = ringlb.wait_for_log("it is ready", |line| field(line, "message") == Some("ready"));
     let max: usize = field(&ready, "max_connections").expect("the limit").parse().expect("a number");
     assert!((10..100).contains(&max), "{ready}");
