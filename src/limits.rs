@@ -31,6 +31,26 @@ pub const BULK_BUFFER_BYTES: usize = 64 * 1024;
 /// Large buffers a worker has: 8 MiB, touched only as far as traffic needs them.
 pub const BULK_BUFFERS_MAX: usize = 128;
 
+/// Bytes that one splice moves at most, so that directions take turns and one of them holds no more than by copying.
+pub const SPLICE_BYTES: usize = 128 * 1024;
+
+/// A piece of so many bytes is worth splicing: two system calls cost about as much as copying half of it twice.
+pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
+
+/// Room of one pipe as the kernel counts it: a page each for 128 fragments. What comes from a network card has one to four
+/// kilobytes a fragment, what comes from the loopback up to 32.
+pub const PIPE_BYTES: usize = 512 * 1024;
+
+/// Pipes of one worker, all workers of an unprivileged user together having room for 128 (`fs.pipe-user-pages-soft`). A
+/// direction has one only while it holds bytes in it, so that few are used unless many readers are slow.
+pub const PIPES_MAX: usize = 64;
+
+/// Of so many descriptors that the process may open, pipes may have one.
+pub const PIPE_DESCRIPTORS_SHARE: usize = 16;
+
+/// Splices that are refused without asking the kernel, after it has refused a pipe.
+pub const PIPE_RETRY: u32 = 256;
+
 /// What one multishot receive may deliver after it has been asked to stop: the kernel hands over up to
 /// 32 + 1 buffers before it looks up.
 pub const RECEIVE_OVERSHOOT_BYTES: usize = 33 * BUFFER_BYTES;
@@ -324,6 +344,8 @@ pub const REHASHES_MAX: u64 = 32;
 
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
+const _: () = assert!(SPLICE_BYTES <= DIRECTION_BYTES_MAX && SPLICE_BYTES <= PIPE_BYTES);
+const _: () = assert!(BUFFER_BYTES < SPLICE_PIECE_BYTES && SPLICE_PIECE_BYTES <= BULK_BUFFER_BYTES);
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);
 const _: () = assert!(BUFFERS_PUBLISHED_MIN > 33, "one receive takes up to 33 at once");

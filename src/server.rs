@@ -22,7 +22,7 @@ use crate::engine::{SocketOptions, host};
 use crate::errno::Errno;
 use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
-    RESOLVE_START_MAX,
+    PIPE_DESCRIPTORS_SHARE, PIPES_MAX, RESOLVE_START_MAX,
 };
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
@@ -133,7 +133,7 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
-        for setup in fleet.setups(config, &rosters, (&wakers, commands), &cpus) {
+        for setup in fleet.setups(config, &rosters, (&wakers, commands), (&cpus, descriptors)) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
         }
         fleet.await_start()?;
@@ -163,7 +163,7 @@ impl Fleet {
         config: &Config,
         rosters: &Rosters,
         (wakers, commands): (&Arc<[Waker]>, Vec<Receiver<Command>>),
-        cpus: &[usize],
+        (cpus, descriptors): (&[usize], usize),
     ) -> Vec<Setup> {
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
@@ -194,7 +194,8 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands });
+            let pipes = pipes_max(descriptors, count);
+            setups.push(Setup { number, cpu, listeners, waker, commands, pipes });
         }
         setups
     }
@@ -413,6 +414,11 @@ fn checks_max(descriptors: usize) -> NonZeroUsize {
     NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// How many pipes each of so many workers may splice through.
+fn pipes_max(descriptors: usize, workers: usize) -> usize {
+    (descriptors / PIPE_DESCRIPTORS_SHARE / (2 * workers)).min(PIPES_MAX)
+}
+
 fn interrupted() -> Error {
     Error::System { what: "interrupted", source: io::ErrorKind::Interrupted.into() }
 }
@@ -420,7 +426,8 @@ fn interrupted() -> Error {
 /// How many sessions there may be: what the configuration says, as far as descriptors suffice.
 fn connections_max(config: &Config, listeners: &[Bound], workers: usize, descriptors: usize) -> usize {
     let checks = checks_max(descriptors).get() - CHECKS_IN_FLIGHT_MIN;
-    let used = DESCRIPTORS_RESERVE + checks + (listeners.len() + 2) * workers;
+    let pipes = 2 * pipes_max(descriptors, workers) * workers;
+    let used = DESCRIPTORS_RESERVE + checks + pipes + (listeners.len() + 2) * workers;
     // At least one: a balancer that never accepts would only seem to run.
     let possible = (descriptors.saturating_sub(used) / 2).max(1);
     match config.max_connections() {

@@ -12,6 +12,7 @@ pub mod mailbox;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+mod splicing;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
@@ -48,6 +49,8 @@ pub struct Setup {
     pub waker: Waker,
     /// Where its commands arrive.
     pub commands: Receiver<Command>,
+    /// How many pipes it may splice through.
+    pub pipes: usize,
 }
 
 /// One listener of a worker.
@@ -91,6 +94,7 @@ impl Worker {
             tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
         }
         let mut ring = Ring::new()?;
+        ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, &setup.waker);
         let now = clock::now();
         let mut acceptors = Vec::new();
