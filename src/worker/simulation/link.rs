@@ -160,7 +160,11 @@ pub(super) struct Op {
 #[derive(Debug)]
 pub(super) enum Job {
     Receive { how: Receive },
+    /// Waits for something to receive.
+    Readable,
     Send { bytes: u64, done: u64, lent: Lent },
+    /// Waits for room to send.
+    Writable,
     Connect,
     Watch { told: Option<Seen> },
 }
