@@ -194,7 +194,14 @@ impl Pipe {
 const fn is_ours(code: Code) -> bool {
     matches!(
         code,
-        Code::AGAIN | Code::INTR | Code::NOMEM | Code::NOBUFS | Code::PERM | Code::NOSYS | Code::INVAL | Code::OPNOTSUPP
+        Code::AGAIN
+            | Code::INTR
+            | Code::NOMEM
+            | Code::NOBUFS
+            | Code::PERM
+            | Code::NOSYS
+            | Code::INVAL
+            | Code::OPNOTSUPP
     )
 }
 
