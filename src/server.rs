@@ -13,6 +13,7 @@ use std::{io, thread};
 
 use crate::address::Address;
 use crate::config::{Bind, Config, Listener, Workers};
+use crate::control::metrics::Sources;
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
@@ -24,8 +25,10 @@ use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
     PIPE_DESCRIPTORS_SHARE, PIPES_MAX, RESOLVE_START_MAX,
 };
+use crate::metrics::{Announced, Ledger};
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
+use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
@@ -96,6 +99,16 @@ struct Fleet {
     process: Arc<Gate>,
 }
 
+/// What all workers share.
+struct Shared<'s> {
+    wakers: &'s Arc<[Waker]>,
+    /// Each listener's limit, by its name.
+    gates: &'s HashMap<String, Arc<Gate>>,
+    announcements: &'s Sender<Announced>,
+    /// How many pipes each worker may splice through.
+    pipes: usize,
+}
+
 /// One address of a listener of the configuration.
 struct Bound {
     name: String,
@@ -121,8 +134,18 @@ impl Fleet {
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
         let mut fleet =
             Fleet { listeners, mailboxes, threads: Vec::new(), notices, readiness: Readiness::default(), process };
+        let (ledger, announcements) = Ledger::new(config.backend_series_max());
+        let gates: HashMap<String, Arc<Gate>> =
+            config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
+        let sources = Sources {
+            ledger,
+            workers: count,
+            process: fleet.process.clone(),
+            listeners: config.listeners().iter().map(|l| (l.name.clone(), gates[&l.name].clone())).collect(),
+        };
         let control = control::Setup {
             metrics,
+            sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
             resolvers: config.resolvers().to_vec(),
@@ -133,7 +156,13 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
-        for setup in fleet.setups(config, &rosters, (&wakers, commands), (&cpus, descriptors)) {
+        let pipes = pipes_max(descriptors, count);
+        for setup in fleet.setups(
+            config,
+            &rosters,
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, pipes },
+            (commands, &cpus),
+        ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
         }
         fleet.await_start()?;
@@ -162,13 +191,15 @@ impl Fleet {
         &self,
         config: &Config,
         rosters: &Rosters,
-        (wakers, commands): (&Arc<[Waker]>, Vec<Receiver<Command>>),
-        (cpus, descriptors): (&[usize], usize),
+        shared: Shared<'_>,
+        (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
+        let Shared { wakers, gates, announcements, pipes } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
-        let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
+        let clients: HashMap<&str, ClientRules> =
+            config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
         for (number, commands) in commands.into_iter().enumerate() {
             let mut listeners = Vec::new();
@@ -177,7 +208,7 @@ impl Fleet {
                 let (Some(roster), Some(settings)) = (rosters.find(&listener.pool), config.pool(&listener.pool)) else {
                     continue;
                 };
-                let gate = Arc::clone(&gates[listener.name.as_str()]);
+                let gate = Arc::clone(&gates[&listener.name]);
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
@@ -190,12 +221,13 @@ impl Fleet {
                         accept: listener.accept_proxy_protocol.clone(),
                         send: settings.send_proxy_protocol,
                     },
+                    clients: clients[listener.name.as_str()].clone(),
                 });
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            let pipes = pipes_max(descriptors, count);
-            setups.push(Setup { number, cpu, listeners, waker, commands, pipes });
+            let announcements = announcements.clone();
+            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, pipes });
         }
         setups
     }
@@ -350,11 +382,19 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        max_session_duration: listener.max_session_duration,
     }
 }
 
 fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+fn clients(listener: &Listener) -> ClientRules {
+    ClientRules {
+        access: (!listener.access.is_open()).then(|| Arc::new(listener.access.clone())),
+        counts: listener.max_connections_per_client.map(|max| Arc::new(ClientCounts::new(max))),
+    }
 }
 
 fn bind_all(listeners: &[Listener], workers: usize) -> Result<Vec<Bound>, ListenError> {
@@ -399,7 +439,7 @@ fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
     let addresses: Vec<_> = bind.addresses().iter().filter_map(Address::inet).collect();
     let bound = StdListener::bind(addresses.as_slice()).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| Error::Metrics { address: bind.to_string(), source })?;
-    tracing::info!(%address, "metrics address: /ready");
+    tracing::info!(%address, "metrics address: /metrics /ready /health");
     Ok(Some(listener))
 }
 

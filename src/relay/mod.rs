@@ -51,6 +51,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errno::Errno;
+use crate::limits::SESSION_JITTER;
+use crate::time::Time;
 use crate::wire::proxy::Reason;
 
 pub use machine::Relay;
@@ -99,6 +101,18 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// How long bytes of ours may stay unanswered by a side that says nothing at all; `None`: for ever.
     pub dead_peer_timeout: Option<Duration>,
+    /// How long a session may last, whatever it carries; `None`: for ever.
+    pub max_session_duration: Option<Duration>,
+}
+
+impl Rules {
+    /// When a session that begins now ends at the latest. `random`, of which all 64 bits count, takes up to a part of
+    /// [`SESSION_JITTER`] away.
+    pub fn last_at(&self, now: Time, random: impl FnOnce() -> u64) -> Time {
+        let Some(longest) = self.max_session_duration else { return Time::NEVER };
+        let part = (u128::from(random()) * (longest / SESSION_JITTER).as_nanos()) >> 64;
+        now + (longest - Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX)))
+    }
 }
 
 /// How a session begins.
@@ -125,6 +139,8 @@ pub enum Input {
     },
     /// The answer to [`Action::ReadHeader`], where it is no header.
     HeaderWrong(Reason),
+    /// The answer to [`Action::ReadHeader`], where the client that it names is not served.
+    ClientRefused(CloseReason),
     /// A backend was chosen and a connect to it is in flight.
     Connecting,
     /// No backend may serve this client.
@@ -262,10 +278,10 @@ pub enum Action {
     /// The same, with a reset.
     Reset(Side),
     /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
-    /// [`Input::HeaderWrong`], or nothing while it is incomplete.
+    /// [`Input::HeaderWrong`], [`Input::ClientRefused`], or nothing while it is incomplete.
     ReadHeader,
     /// [`Input::Tick`] is wanted at this time, and not before.
-    Deadline(crate::time::Time),
+    Deadline(Time),
     /// All is closed; this is the last action.
     Finished(CloseReason),
 }
@@ -290,6 +306,12 @@ pub enum CloseReason {
     DeadPeer(Side),
     /// No byte either way for the idle timeout.
     IdleTimeout,
+    /// It has lasted as long as a session may.
+    MaxDuration,
+    /// Its listener does not serve clients from there.
+    Denied,
+    /// Its client had as many sessions as one may have.
+    ClientLimit,
     /// Its PROXY protocol header was refused.
     Header(HeaderFault),
     /// No backend could serve.
@@ -305,6 +327,52 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every label, in the order of the documentation.
+    pub const LABELS: [&str; 35] = [
+        "client_eof",
+        "backend_eof",
+        "client_reset",
+        "backend_reset",
+        "client_error",
+        "backend_error",
+        "client_dead",
+        "backend_dead",
+        "idle_timeout",
+        "max_session_duration",
+        "denied",
+        "client_limit",
+        "no_backend",
+        "connect_failed",
+        "connect_timeout",
+        "backend_down",
+        "shutdown",
+        "internal",
+        "proxy_untrusted",
+        "proxy_timeout",
+        "proxy_unfinished",
+        "proxy_no_header",
+        "proxy_v1_protocol",
+        "proxy_v1_line",
+        "proxy_v1_fields",
+        "proxy_v1_address",
+        "proxy_v1_port",
+        "proxy_v2_version",
+        "proxy_v2_command",
+        "proxy_v2_family",
+        "proxy_v2_protocol",
+        "proxy_v2_short",
+        "proxy_v2_long",
+        "proxy_v2_extensions",
+        "proxy_v2_checksum",
+    ];
+
+    /// Where its label stands among [`LABELS`](CloseReason::LABELS).
+    pub fn number(self) -> usize {
+        let label = self.label();
+        let found = CloseReason::LABELS.iter().position(|known| *known == label);
+        found.unwrap_or_else(|| unreachable!("LABELS has every label: {label}"))
+    }
+
     /// The label of metrics and logs: one of a closed list.
     pub const fn label(self) -> &'static str {
         match self {
@@ -317,6 +385,9 @@ impl CloseReason {
             CloseReason::DeadPeer(Side::Client) => "client_dead",
             CloseReason::DeadPeer(Side::Backend) => "backend_dead",
             CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::MaxDuration => "max_session_duration",
+            CloseReason::Denied => "denied",
+            CloseReason::ClientLimit => "client_limit",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
             CloseReason::ConnectFailed(_) => "connect_failed",

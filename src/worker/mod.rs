@@ -5,6 +5,7 @@
 //! in a turn is submitted together by the next wait. The clock is read once a turn.
 
 pub mod admission;
+pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
@@ -13,11 +14,12 @@ pub mod session;
 #[cfg(test)]
 mod simulation;
 mod splicing;
+mod tally;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
 use crate::balance::{Chooser, Pool};
 use crate::engine::listener::accept_rest;
@@ -25,11 +27,13 @@ use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
+use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
 
 use admission::Admission;
+use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::Command;
@@ -51,6 +55,8 @@ pub struct Setup {
     pub commands: Receiver<Command>,
     /// How many pipes it may splice through.
     pub pipes: usize,
+    /// Where it announces what it counts.
+    pub announcements: Sender<Announced>,
 }
 
 /// One listener of a worker.
@@ -71,6 +77,8 @@ pub struct ListenerSetup {
     pub options: SocketOptions,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
+    /// Who may be a client, and how often.
+    pub clients: ClientRules,
 }
 
 /// A data-plane thread's state.
@@ -78,6 +86,9 @@ pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
     acceptors: Vec<Acceptor<OwnedFd>>,
+    /// What is counted of each acceptor's socket.
+    counts: Vec<Arc<ListenerCells>>,
+    ring_counts: Arc<RingCells>,
     commands: Receiver<Command>,
     now: Time,
 }
@@ -97,10 +108,13 @@ impl Worker {
         ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, &setup.waker);
         let now = clock::now();
-        let mut acceptors = Vec::new();
+        let mut recorder = Recorder::new(setup.announcements);
+        let ring_counts = recorder.ring(setup.number);
+        let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
+            counts.push(recorder.listener(&listener.name, listener.pool.name()));
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
@@ -108,9 +122,11 @@ impl Worker {
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
                 proxy_protocol: listener.proxy_protocol,
+                clients: listener.clients,
             });
         }
-        Ok(Worker { ring, sessions: Sessions::new(routes, now), acceptors, commands: setup.commands, now })
+        let sessions = Sessions::new(routes, recorder, now);
+        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
     /// Serves until it was drained.
@@ -135,6 +151,7 @@ impl Worker {
             self.sessions.tick(&mut self.ring, self.now);
             self.let_go();
             self.turn_acceptors();
+            self.ring_counts.set(&self.ring.statistics());
         }
         // The last of an accept queue may have been closed at once.
         self.let_go();
@@ -164,9 +181,11 @@ impl Worker {
     }
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
+        self.counts[usize::from(number)].accepted.add(1);
         self.acceptors[usize::from(number)].admission().enter();
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
+            self.counts[usize::from(number)].no_slot.add(1);
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
             drop(socket);
         }
@@ -194,6 +213,7 @@ impl Worker {
     /// Counts out and logs the sessions that have ended.
     fn let_go(&mut self) {
         for ended in self.sessions.drain_ended() {
+            self.counts[usize::from(ended.route)].close(ended.reason, self.now - ended.started);
             self.acceptors[usize::from(ended.route)].admission().leave();
             log_end(&ended, self.now);
         }
@@ -202,6 +222,7 @@ impl Worker {
     fn turn_acceptors(&mut self) {
         for number in 0..self.acceptors.len() {
             self.acceptors[number].turn(&mut self.ring, self.now);
+            self.counts[number].pause(self.acceptors[number].pause());
             if let Some(socket) = self.acceptors[number].take_stopped() {
                 // Whoever waits in the accept queue would be reset when the last descriptor is closed.
                 for client in accept_rest(&socket) {

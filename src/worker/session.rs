@@ -11,18 +11,21 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::balance::settings::Policy;
-use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Request, Tried};
+use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Tried};
 use crate::engine::{
     self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions, Spliced,
 };
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
+use crate::metrics::Recorder;
 use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
 use crate::slots::{Key, Slots};
 use crate::time::Time;
 use crate::wire::proxy::{Command, Parsed};
+use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::splicing::{Send, Splices};
+use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
 /// Where a listener's clients go, as one worker sees it.
@@ -37,6 +40,8 @@ pub struct Route {
     pub options: SocketOptions,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
+    /// Who may be a client, and how often.
+    pub clients: ClientRules,
 }
 
 /// What is known of a session that has ended.
@@ -78,6 +83,8 @@ struct Session<S> {
     route: u16,
     claim: Option<Claim>,
     client: Option<SocketAddr>,
+    /// Counts for its client, where clients are counted.
+    place: Option<Place>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
     /// Its claim is on a connection, and not on one that is being opened.
@@ -87,12 +94,13 @@ struct Session<S> {
     /// The only timer that counts; those set before it are ignored when they fire.
     timer: Time,
     started: Time,
-    received: [u64; 2],
+    tally: Tally,
 }
 
 /// What the sessions of a worker share.
 struct Context {
     routes: Vec<Route>,
+    recorder: Recorder,
     timers: Timers,
     due: Vec<Timer>,
     /// Sides that wait for a small, and for a large buffer.
@@ -100,19 +108,29 @@ struct Context {
     reclaim_at: Time,
     reclaim_turn: u16,
     ended: Vec<Ended>,
+    random: Random,
+}
+
+/// How a session begins, and with whom.
+struct Begin {
+    start: Start,
+    client: Option<SocketAddr>,
+    place: Option<Place>,
 }
 
 impl<E: Engine> Sessions<E> {
-    /// No sessions yet; those to come arrive by one of `routes`.
-    pub fn new(routes: Vec<Route>, now: Time) -> Sessions<E> {
+    /// No sessions yet; those to come arrive by one of `routes`, which `recorder` knows by the same numbers.
+    pub fn new(routes: Vec<Route>, recorder: Recorder, now: Time) -> Sessions<E> {
         let context = Context {
             routes,
+            recorder,
             timers: Timers::new(now),
             due: Vec::new(),
             starved: [VecDeque::new(), VecDeque::new()],
             reclaim_at: Time::NEVER,
             reclaim_turn: 0,
             ended: Vec::new(),
+            random: Random::new(now.nanos()),
         };
         Sessions { slots: Slots::new(), context }
     }
@@ -133,24 +151,27 @@ impl<E: Engine> Sessions<E> {
     /// Gives the socket back where no slot is free.
     pub fn admit(&mut self, engine: &mut E, socket: E::Socket, route: u16, now: Time) -> Result<Key, E::Socket> {
         let mut held = Chain::new();
-        let (start, client) = self.context.identify(engine, &socket, route, &mut held);
+        let Begin { start, client, place } = self.context.identify(engine, &socket, route, &mut held);
+        let Route { rules, unix_clients, .. } = &self.context.routes[usize::from(route)];
+        let last_at = rules.last_at(now, || self.context.random.number());
         let session = Session {
-            relay: Relay::new(now, start),
+            relay: Relay::new(now, last_at, start),
             sockets: [Some(socket), None],
-            unix: [self.context.routes[usize::from(route)].unix_clients, false],
+            unix: [*unix_clients, false],
+            tally: Tally::new(held.bytes()),
             chains: [Chain::new(), held],
             splices: Splices::default(),
             sent_in: [0; 2],
             route,
             claim: None,
             client,
+            place,
             tried: None,
             backend: None,
             connected: false,
             doomed: None,
             timer: Time::NEVER,
             started: now,
-            received: [0; 2],
         };
         let key = self.slots.insert(session).map_err(|mut session| {
             engine.buffers().clear(&mut session.chains[Side::Backend as usize]);
@@ -173,12 +194,12 @@ impl<E: Engine> Sessions<E> {
             return;
         };
         let input = match event {
-            Event::Received { filled, more } => session.receive(engine, side, filled, more),
+            Event::Received { filled, more } => session.receive(engine, side, (filled, more), now),
             Event::Sent { bytes, whole } => {
                 engine.buffers().consume(&mut session.chains[side as usize], bytes);
                 Input::Sent { side, bytes, whole }
             }
-            Event::Readable => session.splice(engine, side),
+            Event::Readable => session.splice(engine, side, now),
             Event::Writable => session.writable(engine, side),
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
@@ -205,7 +226,10 @@ impl<E: Engine> Sessions<E> {
         let mut due = std::mem::take(&mut self.context.due);
         self.context.timers.expire(now, &mut due);
         for timer in due.drain(..) {
-            if self.slots.get(timer.key).is_some_and(|session| session.timer == timer.at) {
+            if let Some(session) = self.slots.get_mut(timer.key)
+                && session.timer == timer.at
+            {
+                session.report(now);
                 self.input(engine, timer.key, Input::Tick, now);
             }
         }
@@ -229,8 +253,8 @@ impl<E: Engine> Sessions<E> {
 
     /// Lets go of the snapshots that the last choices were made from, which an idle worker would keep alive.
     pub fn refresh(&mut self) {
-        for route in &mut self.context.routes {
-            route.chooser.set();
+        for (number, route) in self.context.routes.iter_mut().enumerate() {
+            self.context.recorder.retain(number as u16, route.chooser.set());
         }
     }
 
@@ -292,7 +316,7 @@ impl<E: Engine> Sessions<E> {
             client: session.client,
             backend: session.backend,
             started: session.started,
-            received: session.received,
+            received: session.tally.received(),
         });
     }
 
@@ -346,20 +370,23 @@ impl<E: Engine> Sessions<E> {
 
 impl Context {
     /// Who the client is, as far as its route asks; and how its session begins.
-    fn identify<E: Engine>(
-        &mut self,
-        engine: &mut E,
-        socket: &E::Socket,
-        route: u16,
-        held: &mut Chain,
-    ) -> (Start, Option<SocketAddr>) {
+    fn identify<E: Engine>(&mut self, engine: &mut E, socket: &E::Socket, route: u16, held: &mut Chain) -> Begin {
         let route = &mut self.routes[usize::from(route)];
-        if route.proxy_protocol.is_off() && route.chooser.set().settings().policy != Policy::SourceHash {
-            return (Start::Choose { waiting: 0 }, None);
+        if route.proxy_protocol.is_off()
+            && route.clients.is_off()
+            && route.chooser.set().settings().policy != Policy::SourceHash
+        {
+            return Begin { start: Start::Choose { waiting: 0 }, client: None, place: None };
         }
         let addresses = engine.addresses(socket);
-        let start = route.proxy_protocol.begin(&addresses, engine.buffers(), held);
-        (start, addresses.peer.as_ref().and_then(Address::inet))
+        let peer = addresses.peer.as_ref();
+        // Where a proxy has the word, its clients are the ones to be judged.
+        let admitted = if route.proxy_protocol.accept.is_some() { Ok(None) } else { route.clients.admit(peer) };
+        let client = peer.and_then(Address::inet);
+        match admitted {
+            Ok(place) => Begin { start: route.proxy_protocol.begin(&addresses, engine.buffers(), held), client, place },
+            Err(reason) => Begin { start: Start::Close(reason), client, place: None },
+        }
     }
 }
 
@@ -396,7 +423,10 @@ impl<S> Session<S> {
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
             Action::ReadHeader => return self.read_header(engine, context),
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
-            Action::Drop(side) => self.throw_away(engine, side),
+            Action::Drop(side) => {
+                self.tally.discard(side.other(), self.waits(side));
+                self.throw_away(engine, side);
+            }
             Action::Spill(side) => {
                 self.splices.spill(engine, side, &mut self.chains[side as usize]);
                 engine.buffers().spill(&mut self.chains[side as usize]);
@@ -420,7 +450,9 @@ impl<S> Session<S> {
                 let seen = engine.inspect(socket);
                 return Some(Input::Inspected { side, outstanding, unanswered: seen.unanswered, heard: seen.heard });
             }
-            Action::Close(side) | Action::Reset(side) => self.close(engine, side, matches!(action, Action::Reset(_))),
+            Action::Close(side) | Action::Reset(side) => {
+                self.close(engine, side, matches!(action, Action::Reset(_)), now);
+            }
             Action::Deadline(at) => {
                 self.timer = at;
                 context.timers.set(key, at);
@@ -430,7 +462,12 @@ impl<S> Session<S> {
         None
     }
 
-    fn close<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, reset: bool) {
+    fn close<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, reset: bool, now: Time) {
+        if side == Side::Backend {
+            // Before its place is free: whoever finds nobody there finds all bytes counted.
+            self.report(now);
+            self.tally.discard(Side::Client, self.waits(side));
+        }
         self.throw_away(engine, side);
         if let Some(socket) = self.sockets[side as usize].take() {
             if reset { engine.reset(socket) } else { engine.close(socket) }
@@ -441,6 +478,11 @@ impl<S> Session<S> {
         }
     }
 
+    /// How many bytes wait for `side`.
+    fn waits(&self, side: Side) -> usize {
+        self.splices.bytes(side) + self.chains[side as usize].bytes()
+    }
+
     /// Throws away what waits for `side`.
     fn throw_away<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side) {
         engine.buffers().clear(&mut self.chains[side as usize]);
@@ -449,7 +491,7 @@ impl<S> Session<S> {
 
     /// Reads the header of a proxy, if it is complete, and puts the one for the backend in its place.
     fn read_header<E: Engine<Socket = S>>(&mut self, engine: &mut E, context: &Context) -> Option<Input> {
-        let proxy_protocol = &context.routes[usize::from(self.route)].proxy_protocol;
+        let Route { proxy_protocol, clients, .. } = &context.routes[usize::from(self.route)];
         let chain = &mut self.chains[Side::Backend as usize];
         let header = match identity::read_header(engine.buffers(), chain) {
             Parsed::Header(header) => header,
@@ -457,18 +499,26 @@ impl<S> Session<S> {
             Parsed::Invalid(reason) => return Some(Input::HeaderWrong(reason)),
         };
         engine.buffers().consume(chain, header.bytes);
-        self.received[Side::Client as usize] -= header.bytes as u64;
-        let command = match header.command {
+        self.tally.take_header(header.bytes);
+        let socket = self.sockets[Side::Client as usize].as_ref();
+        let (command, client) = match header.command {
             Command::Local | Command::Unknown => {
-                let socket = self.sockets[Side::Client as usize].as_ref();
-                identity::own_ends(&socket.map_or_else(Addresses::default, |socket| engine.addresses(socket)))
+                let own = socket.map_or_else(Addresses::default, |socket| engine.addresses(socket));
+                (identity::own_ends(&own), own.peer)
             }
             named @ Command::Proxy { .. } => {
-                self.client = identity::client(&named);
-                named
+                let client = identity::client(&named);
+                self.client = client.as_ref().and_then(Address::inet);
+                (named, client)
             }
         };
+        match clients.admit(client.as_ref()) {
+            Ok(place) => self.place = place,
+            Err(reason) => return Some(Input::ClientRefused(reason)),
+        }
+        let before = chain.bytes();
         proxy_protocol.announce(&command, engine.buffers(), chain);
+        self.tally.queue(chain.bytes() - before);
         Some(Input::HeaderRead { waiting: chain.bytes() })
     }
 
@@ -488,6 +538,7 @@ impl<S> Session<S> {
         };
         let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
         self.backend = Some(claim.backend().id());
+        self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
         self.doomed = None;
         match engine.open(claim.backend().address(), &route.options) {
             Ok(socket) => {
@@ -509,6 +560,7 @@ impl<S> Session<S> {
         }
         self.tried = None;
         self.connected = true;
+        self.tally.connected(now);
         Input::Connected
     }
 
@@ -526,6 +578,7 @@ impl<S> Session<S> {
     }
 
     fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
+        self.tally.fail(failure);
         self.tried.get_or_insert_default().insert(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
@@ -539,21 +592,25 @@ impl<S> Session<S> {
         &mut self,
         engine: &mut E,
         side: Side,
-        filled: engine::Filled,
-        more: bool,
+        (filled, more): (engine::Filled, bool),
+        now: Time,
     ) -> Input {
         let bytes = filled.bytes();
-        self.received[side as usize] += bytes as u64;
+        let due = self.tally.receive(side, bytes);
         if self.relay.discards(side) {
+            self.tally.discard(side, bytes);
             engine.buffers().discard(filled);
         } else {
             engine.buffers().append(&mut self.chains[side.other() as usize], filled);
+        }
+        if due {
+            self.report(now);
         }
         Input::Received { side, bytes, more }
     }
 
     /// Moves what has come from `side` into a pipe.
-    fn splice<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side) -> Input {
+    fn splice<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, now: Time) -> Input {
         let socket = self.sockets[side as usize].as_ref();
         let Some(socket) = socket.filter(|_| !self.relay.discards(side)) else {
             return Input::ReceiveEnded(side, ReceiveEnd::Cancelled);
@@ -561,8 +618,10 @@ impl<S> Session<S> {
         match engine.splice_in(socket) {
             Spliced::Bytes(piped) => {
                 let bytes = piped.bytes();
-                self.received[side as usize] += bytes as u64;
                 self.splices.hold(side.other(), piped);
+                if self.tally.receive(side, bytes) {
+                    self.report(now);
+                }
                 Input::Received { side, bytes, more: false }
             }
             Spliced::Nothing => Input::Unspliced(side),
@@ -577,6 +636,11 @@ impl<S> Session<S> {
             Some(socket) => self.splices.writable(engine, side, socket),
             None => Input::SendFailed(side, Errno::ECANCELED),
         }
+    }
+
+    #[cold]
+    fn report(&mut self, now: Time) {
+        self.tally.report(self.waits(Side::Backend), now);
     }
 
     fn receive_end<E: Engine<Socket = S>>(

@@ -52,6 +52,7 @@ const REASONS: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "internal",
+    "max_session_duration",
     "no_backend",
     "shutdown",
 ];
