@@ -46,6 +46,9 @@ pub const PIPE_BYTES: usize = 512 * 1024;
 /// direction has one only while it holds bytes in it, so that few are used unless many readers are slow.
 pub const PIPES_MAX: usize = 64;
 
+/// Empty pipes that a worker keeps for the next bytes.
+pub const PIPES_KEPT: usize = 8;
+
 /// Of so many descriptors that the process may open, pipes may have one.
 pub const PIPE_DESCRIPTORS_SHARE: usize = 16;
 
@@ -375,7 +378,7 @@ const fn max(one: usize, other: usize) -> usize {
 
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
-const _: () = assert!(SPLICE_BYTES <= PIPE_BYTES);
+const _: () = assert!(SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
 const _: () = assert!(BUFFER_BYTES < SPLICE_PIECE_BYTES && SPLICE_PIECE_BYTES <= BULK_BUFFER_BYTES);
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);

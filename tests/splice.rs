@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
@@ -15,10 +14,10 @@ use socket2::SockRef;
 use common::backend::{self, Backend};
 use common::net;
 use common::pattern::{self, End};
-use common::procfs::{self, descriptors};
+use common::procfs::{self, descriptors_besides_pipes, pipes};
 use common::ringlb::{Config, Ringlb};
 use common::{DEADLINE, at_once, until};
-use ringlb::limits::PIPES_MAX;
+use ringlb::limits::{PIPES_KEPT, PIPES_MAX};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -27,13 +26,6 @@ const BULK: u64 = 16 * MIB;
 
 /// The backends' streams have numbers of their own.
 const ANSWER: usize = 1000;
-
-/// How many pipes the process has: they stay when their bytes have gone.
-fn pipes(ringlb: &Ringlb) -> usize {
-    let open = fs::read_dir(format!("/proc/{}/fd", ringlb.pid())).expect("the process lives");
-    let names = open.filter_map(|entry| fs::read_link(entry.expect("a descriptor").path()).ok());
-    names.filter(|name| name.to_string_lossy().starts_with("pipe:")).count() / 2
-}
 
 /// Answers a line that names a length with so many bytes, and then does what `end` does.
 fn answering(end: impl Fn(TcpStream) + Send + Sync + 'static) -> Backend {
@@ -54,11 +46,11 @@ fn ask(ringlb: &Ringlb, len: u64) -> TcpStream {
 fn bulk_goes_through_few_pipes_and_messages_through_none() {
     let backend = answering(|mut stream| assert_eq!(backend::drain(&mut stream), 0));
     let ringlb = Config::new(&[backend.address()]).one_worker().start();
-    let before = pipes(&ringlb);
+    let before = pipes(ringlb.pid());
     at_once(8, |_| pattern::read_exactly(&mut ask(&ringlb, 10_000), ANSWER, 10_000));
-    assert_eq!(pipes(&ringlb), before);
+    assert_eq!(pipes(ringlb.pid()), before);
     at_once(8, |_| pattern::read_exactly(&mut ask(&ringlb, BULK), ANSWER, BULK));
-    let used = pipes(&ringlb) - before;
+    let used = pipes(ringlb.pid()) - before;
     println!("{used} pipes");
     assert!((1..=8).contains(&used), "{used} pipes for 8 flows");
     ringlb.stop();
@@ -104,7 +96,7 @@ fn a_client_that_resets_in_the_middle_of_a_spliced_answer_ends_its_backend_and_l
         heard.send(()).expect("the test listens");
     });
     let ringlb = Config::new(&[backend.address()]).one_worker().start();
-    let before = descriptors(ringlb.pid());
+    let (before, pipes_before) = (descriptors_besides_pipes(ringlb.pid()), pipes(ringlb.pid()));
     at_once(CLIENTS, |number| {
         let mut stream = ringlb.connect();
         stream.read_exact(&mut vec![0; BULK as usize]).expect("a part of the answer");
@@ -118,7 +110,7 @@ fn a_client_that_resets_in_the_middle_of_a_spliced_answer_ends_its_backend_and_l
         hears.recv_timeout(DEADLINE).expect("the backend's writes fail");
     }
     assert_eq!(ringlb.wait_for_ends(CLIENTS), vec!["client_reset"; CLIENTS]);
-    until("only empty pipes are left", || (descriptors(ringlb.pid()) - 2 * pipes(&ringlb) <= before).then_some(()));
+    until("only a few pipes are left", || (descriptors_besides_pipes(ringlb.pid()) <= before).then_some(()));
     ringlb.stop();
 }
 
@@ -140,14 +132,14 @@ fn clients_who_do_not_read_hold_no_more_pipes_than_there_are_and_keep_nobody_fro
         while stream.write_all(&[0; 65_536]).is_ok() {}
     });
     let ringlb = Config::new(&[backend.address()]).one_worker().start();
-    let before = pipes(&ringlb);
+    let before = pipes(ringlb.pid());
     let idle: Vec<TcpStream> = at_once(PIPES_MAX + 20, |_| {
         let mut stream = ask(&ringlb, 0);
         stream.read_exact(&mut vec![0; 2 * MIB as usize]).expect("a part of the answer");
         stream
     });
     at_once(4, |_| assert_eq!(pattern::read(&mut ask(&ringlb, BULK), ANSWER), (BULK, End::Eof)));
-    let used = pipes(&ringlb) - before;
+    let used = pipes(ringlb.pid()) - before;
     println!("{used} pipes");
     assert!((1..=PIPES_MAX).contains(&used), "{used} pipes");
     drop(idle);
@@ -171,7 +163,7 @@ fn without_descriptors_for_pipes_bulk_is_copied() {
         });
     });
     let ringlb = Config::new(&[backend.address()]).one_worker().start();
-    let before = pipes(&ringlb);
+    let before = pipes(ringlb.pid());
     let mut stream = ringlb.connect();
     assert_eq!(net::read_line(&mut stream), "hello");
     let limit = Rlimit { current: Some(1), maximum: Some(4096) };
@@ -184,6 +176,6 @@ fn without_descriptors_for_pipes_bulk_is_copied() {
         });
         assert_eq!(pattern::read(&mut &stream, ANSWER), (BULK, End::Eof));
     });
-    assert_eq!(pipes(&ringlb), before);
+    assert_eq!(pipes(ringlb.pid()), before);
     ringlb.stop();
 }

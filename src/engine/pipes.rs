@@ -1,7 +1,7 @@
 //! The pipes that bulk goes through: bytes move from one socket to the other by reference, without being copied.
 //!
 //! A pipe is made when one is wanted, up to a bound, and used again only when it is empty: one with bytes in it
-//! that nobody wants any more is closed. Where there is none, nothing is spliced.
+//! that nobody wants any more is closed, and so are those that are too many. Where there is none, nothing is spliced.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::engine::{Buffers, Chain};
 use crate::errno::Errno;
-use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_MAX, SPLICE_BYTES};
+use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX, SPLICE_BYTES};
 
 /// Bytes that wait in a pipe.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Pipes {
 
     /// See [`Engine::discard_piped`](super::Engine::discard_piped).
     pub(super) fn discard(&mut self, piped: Piped) {
-        if piped.bytes == 0 {
+        if piped.bytes == 0 && self.free.len() < PIPES_KEPT {
             self.free.push(piped.id);
         } else {
             self.pipes[usize::from(piped.id)] = None;
