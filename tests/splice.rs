@@ -111,6 +111,7 @@ fn a_client_that_resets_in_the_middle_of_a_spliced_answer_ends_its_backend_and_l
     }
     assert_eq!(ringlb.wait_for_ends(CLIENTS), vec!["client_reset"; CLIENTS]);
     until("only a few pipes are left", || (descriptors_besides_pipes(ringlb.pid()) <= before).then_some(()));
+    assert!(pipes(ringlb.pid()) - pipes_before <= PIPES_KEPT);
     ringlb.stop();
 }
 
