@@ -293,6 +293,8 @@ pub enum Kill {
     Shutdown,
     /// The session's backend has gone down by its active checks.
     BackendDown,
+    /// An operator has asked for it.
+    Operator,
 }
 
 /// Why a session ended; the first cause counts, and there is exactly one.
@@ -328,7 +330,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 35] = [
+    pub const LABELS: [&str; 36] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -345,6 +347,7 @@ impl CloseReason {
         "connect_failed",
         "connect_timeout",
         "backend_down",
+        "killed",
         "shutdown",
         "internal",
         "proxy_untrusted",
@@ -395,6 +398,7 @@ impl CloseReason {
             CloseReason::Internal(_) => "internal",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
+            CloseReason::Killed(Kill::Operator) => "killed",
         }
     }
 
