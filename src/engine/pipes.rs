@@ -96,7 +96,7 @@ impl Pipes {
         let Some(id) = self.take() else { return Spliced::Nothing };
         let Some(pipe) = &self.pipes[usize::from(id)] else { return Spliced::Nothing };
         match advance(socket, &pipe.writer, SPLICE_BYTES) {
-            Ok(bytes @ 1..) => return Spliced::Bytes(Piped::new(id, bytes as u32)),
+            Ok(bytes @ 1..) => Spliced::Bytes(Piped::new(id, bytes as u32)),
             result => {
                 self.free.push(id);
                 match result {

@@ -197,11 +197,7 @@ impl Relay {
         let queued = self.end(side.other()).queued;
         let end = self.end_mut(side);
         match end.rx {
-            Rx::Off if end.is_open() => {
-                if queued <= end.pieces.room() {
-                    self.arm(side);
-                }
-            }
+            Rx::Off if end.is_open() && queued <= end.pieces.room() => self.arm(side),
             Rx::Armed => {
                 let small = matches!(end.pieces, Pieces::Small { .. });
                 if !small || (!end.pieces.prove_bulk() && queued < WATERMARK_HIGH_BYTES) {
