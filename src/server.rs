@@ -349,6 +349,7 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        when_none: pool.when_none,
     }
 }
 

@@ -119,6 +119,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         reader.warn("connect_timeout", budget_is_shorter(timeout, budget));
     }
     let resolve_interval = reader.duration("resolve_interval", RESOLVE_INTERVAL_MIN);
+    let when_none = reader.text("when_none", value::when_none);
 
     let health = section.children(Place::Health).next().map(|section| health(section, faults));
     let mut parts = Vec::new();
@@ -147,6 +148,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
             ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
+        when_none: when_none?,
         send_proxy_protocol: send_proxy_protocol?,
         health,
         resolve_interval: resolve_interval?,

@@ -153,7 +153,7 @@ pub const KEYS: &[Key] = &[
     key(Pool, "fail_share", Default("0.0"), NotYet, "share of that window's connects that must have failed as well; 0 = the plain count"),
     key(Pool, "send_proxy_protocol", Default("\"off\""), Yes, "PROXY protocol header to the backends: `off`, `v1` or `v2`"),
     key(Pool, "max_ejected_percent", Default("100"), NotYet, "share of the ready backends that may be ejected, at least one"),
-    key(Pool, "when_none", Default("\"close\""), NotYet, "what a client gets when no backend may serve: `close`, `reset` or `http_503`"),
+    key(Pool, "when_none", Default("\"close\""), Yes, "what a client gets when no backend may serve: `close`, `reset` or `http_503`"),
     key(Pool, "queue_max", Default("0"), NotYet, "clients that may wait when all backends are full"),
     key(Pool, "queue_timeout", Default("\"5s\""), NotYet, "how long they may wait"),
 

@@ -28,6 +28,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::address::Address;
 use crate::balance::settings::PoolSettings;
 use crate::limits::CONFIG_BYTES_MAX;
+use crate::relay::WhenNone;
 use crate::wire::proxy::Version;
 
 pub use fault::{At, Fault, Faults, Problem, Severity};
@@ -224,6 +225,8 @@ pub struct Pool {
     pub settings: PoolSettings,
     /// How long all connects for one client may take together.
     pub connect_budget: Duration,
+    /// What a client gets when none of its backends may serve.
+    pub when_none: WhenNone,
     /// How its backends are told who their clients are; `None`: they are not.
     pub send_proxy_protocol: Option<Version>,
     /// Its active checks; `settings.health` is there as well, or neither.

@@ -4,7 +4,7 @@
 //! far as they can go. It only looks at the state, so it does not matter what the input was.
 
 use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watch};
-use super::{CloseReason, HeaderFault, Rules, Side};
+use super::{CloseReason, HeaderFault, Rules, Side, WhenNone};
 use crate::errno::Errno;
 use crate::limits::{
     BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
@@ -32,7 +32,7 @@ impl Relay {
                 self.believe_watches(now);
             }
             Phase::Resetting { broken, .. } => self.advance_resetting(broken, now),
-            Phase::Refusing { discarded, .. } => self.advance_refusing(discarded),
+            Phase::Refusing { discarded, answering, .. } => self.advance_refusing(discarded, answering, rules),
         }
         self.settle();
         self.schedule(self.deadline(rules));
@@ -89,12 +89,26 @@ impl Relay {
         }
     }
 
-    /// Nobody serves this client: our stream to it ends, and it may finish what it is saying.
-    pub(super) fn refuse(&mut self, reason: CloseReason, now: Time) {
+    /// Nobody serves this client: it gets what the rules have for that case, and may finish what it is saying.
+    pub(super) fn refuse(&mut self, reason: CloseReason, now: Time, rules: &Rules) {
         self.blame(reason);
-        self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0 };
         self.end_mut(Side::Backend).queued = 0;
         self.want(Todo::Drop, Side::Backend);
+        if rules.when_none == WhenNone::Reset {
+            return self.finish(true);
+        }
+        let answering = rules.when_none == WhenNone::Http503;
+        self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0, answering };
+        if answering {
+            self.want(Todo::Answer, Side::Client);
+        } else {
+            self.end_refused();
+        }
+    }
+
+    /// All that a refused client is told has been said.
+    pub(super) fn end_refused(&mut self) {
+        // Where its own stream has ended too, a close says the same.
         if self.end(Side::Client).rx != Rx::Eof {
             self.end_mut(Side::Client).tx = Tx::Shut;
             self.want(Todo::Shutdown, Side::Client);
@@ -267,9 +281,14 @@ impl Relay {
         }
     }
 
-    fn advance_refusing(&mut self, discarded: u64) {
+    fn advance_refusing(&mut self, discarded: u64, answering: bool, rules: &Rules) {
+        if answering {
+            return self.push(Side::Client);
+        }
         let client = self.end(Side::Client);
-        if client.rx_over() || discarded > REFUSAL_DISCARD_BYTES_MAX {
+        // Who has been answered may still be saying all of a long request before it looks: that is bounded in time alone.
+        let enough = discarded > REFUSAL_DISCARD_BYTES_MAX && rules.when_none != WhenNone::Http503;
+        if client.rx_over() || enough {
             self.finish(false);
         } else if client.rx == Rx::Off {
             self.arm(Side::Client);

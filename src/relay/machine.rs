@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{Action, CloseReason, HeaderFault, Input, Kill, ReceiveEnd, Rules, Side, Start, Verdict};
 use crate::errno::Errno;
-use crate::limits::{PROXY_HEADER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
+use crate::limits::{
+    PROXY_HEADER_MAX, REFUSAL_LINGER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
+};
 use crate::time::Time;
 
 /// The life of one connection. See the module for its phases.
@@ -12,7 +14,7 @@ use crate::time::Time;
 pub struct Relay {
     pub(super) phase: Phase,
     pub(super) ends: [End; 2],
-    todo: u32,
+    todo: u64,
     pub(super) attempts: u8,
     reason: Option<CloseReason>,
     /// How the last connect failed: the cause, when no backend is left to try.
@@ -46,9 +48,11 @@ pub(super) enum Phase {
         poll_at: Option<Time>,
         step: Duration,
     },
+    /// `answering`: the client has not been told in words yet, as it is to be.
     Refusing {
         until: Time,
         discarded: u64,
+        answering: bool,
     },
     Ending,
 }
@@ -154,8 +158,9 @@ pub(super) enum Todo {
     Inspect = 24,
     Close = 26,
     ReadHeader = 28,
-    Deadline = 29,
-    Finished = 30,
+    Answer = 29,
+    Deadline = 30,
+    Finished = 31,
 }
 
 impl End {
@@ -237,7 +242,8 @@ impl Relay {
             Input::HeaderRead { waiting } => self.handle_header_read(waiting, now),
             Input::HeaderWrong(reason) => self.refuse_header(HeaderFault::Wrong(reason)),
             Input::Connecting => self.handle_connecting(now, rules),
-            Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now),
+            Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now, rules),
+            Input::Answered { bytes } => self.handle_answered(bytes),
             Input::Connected => self.handle_connected(now, rules),
             Input::ConnectFailed { errno, retry, counted } => {
                 self.handle_connect_failed(errno, retry, counted, now, rules)
@@ -295,7 +301,8 @@ impl Relay {
                 _ => Action::Close(side),
             },
             28 => Action::ReadHeader,
-            29 => Action::Deadline(self.next),
+            29 => Action::Answer,
+            30 => Action::Deadline(self.next),
             _ => Action::Finished(self.reason.unwrap_or(CloseReason::NoBackend)),
         })
     }
@@ -377,6 +384,12 @@ impl Relay {
             // Without a cancel of ours the kernel stops short only on a broken connection.
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
         }
+        if let Phase::Refusing { discarded, answering: true, .. } = self.phase
+            && self.end(side).queued == 0
+        {
+            self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded, answering: false };
+            self.end_refused();
+        }
         self.advance(now, rules);
     }
 
@@ -397,6 +410,12 @@ impl Relay {
         // The budget for connects begins when one can be made.
         self.started_at = now;
         self.want(Todo::Choose, Side::Client);
+    }
+
+    fn handle_answered(&mut self, bytes: usize) {
+        if matches!(self.phase, Phase::Refusing { .. }) {
+            self.end_mut(Side::Client).queued = bytes;
+        }
     }
 
     fn handle_connecting(&mut self, now: Time, rules: &Rules) {
@@ -438,7 +457,7 @@ impl Relay {
             self.phase = Phase::Choosing;
             self.want(Todo::Choose, Side::Client);
         } else {
-            self.refuse(failure, now);
+            self.refuse(failure, now, rules);
         }
     }
 
@@ -573,7 +592,7 @@ impl Relay {
 
     pub(super) fn want(&mut self, todo: Todo, side: Side) {
         let second = matches!(side, Side::Backend);
-        self.todo |= 1 << (todo as u32 + u32::from(second));
+        self.todo |= 1u64 << (todo as u32 + u32::from(second));
     }
 
     pub(super) const fn end(&self, side: Side) -> &End {

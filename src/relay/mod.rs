@@ -20,8 +20,8 @@
 //!   are over; that the other is slower does not hold it up.
 //! - *Resetting*: one side is broken. What it had sent is still delivered; when the other side has acknowledged
 //!   all of it (or time is up) it is reset.
-//! - *Refusing*: nobody serves this client. Our stream to it is ended and what it still sends is discarded for a while,
-//!   because closing over unread bytes would turn the refusal into a reset.
+//! - *Refusing*: nobody serves this client. It is told so in words where [`WhenNone`] says so; then our stream to it is ended
+//!   and what it still sends is discarded for a while, because closing over unread bytes would turn the refusal into a reset.
 //! - *Ending*: a join. A socket is closed when nothing is in flight on it, the relay is finished when both are.
 //!
 //! # Flow control
@@ -94,6 +94,34 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// How long bytes of ours may stay unanswered by a side that says nothing at all; `None`: for ever.
     pub dead_peer_timeout: Option<Duration>,
+    /// What a client gets whom nobody serves.
+    pub when_none: WhenNone,
+}
+
+/// What a client gets when no backend may serve it.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenNone {
+    /// Our stream to it ends; what it says is discarded for a while.
+    #[default]
+    Close,
+    /// A reset at once.
+    Reset,
+    /// An HTTP response with status 503, whatever it has asked; then as `Close`.
+    Http503,
+}
+
+impl WhenNone {
+    /// Each of them, in the order of the documentation.
+    pub const ALL: &[WhenNone] = &[WhenNone::Close, WhenNone::Reset, WhenNone::Http503];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WhenNone::Close => "close",
+            WhenNone::Reset => "reset",
+            WhenNone::Http503 => "http_503",
+        }
+    }
 }
 
 /// How a session begins.
@@ -124,6 +152,11 @@ pub enum Input {
     Connecting,
     /// No backend may serve this client.
     NoneEligible,
+    /// The answer to [`Action::Answer`]: so many bytes wait for the client.
+    Answered {
+        /// How many.
+        bytes: usize,
+    },
     /// The connect has succeeded.
     Connected,
     /// The connect has failed, or could not be begun; its socket is closed already.
@@ -254,6 +287,8 @@ pub enum Action {
     /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
     /// [`Input::HeaderWrong`], or nothing while it is incomplete.
     ReadHeader,
+    /// Queue for the client what tells it that nobody serves; answer [`Input::Answered`].
+    Answer,
     /// [`Input::Tick`] is wanted at this time, and not before.
     Deadline(crate::time::Time),
     /// All is closed; this is the last action.

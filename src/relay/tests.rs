@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
-    WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, PROXY_HEADER_MAX, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
+    WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -24,6 +24,7 @@ impl Session {
             connect_attempts: 3,
             idle_timeout: Some(Duration::from_secs(600)),
             dead_peer_timeout: Some(Duration::from_secs(30)),
+            when_none: WhenNone::Close,
         };
         Session { relay: Relay::new(Time::ZERO, start), rules, now: Time::ZERO }
     }
@@ -430,6 +431,83 @@ fn a_refused_client_may_finish_speaking_but_not_for_ever() {
     assert_eq!(s.after(Duration::from_secs(1)), [Action::CancelReceive(Client)]);
     let finished = Action::Finished(CloseReason::NoBackend);
     assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_refused_client_is_reset_at_once_where_that_is_wanted() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Reset;
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+    // What comes with the end of the receive changes nothing.
+    assert_eq!(s.input(Input::Received { side: Client, bytes: 10, more: true }), []);
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Eof)), [Action::Reset(Client), finished]);
+}
+
+/// An accepted client that gets an answer whose last byte is not sent yet.
+fn answered() -> Session {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Http503;
+    assert_eq!(s.received(Client, 500), []);
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::Answer]);
+    assert_eq!(s.input(Input::Answered { bytes: 200 }), [Action::Send(Client)]);
+    s
+}
+
+#[test]
+fn a_refused_client_is_answered_and_may_say_all_of_its_request() {
+    let mut s = answered();
+    // It has not read a byte of the answer yet, and its request is long: a close would reset it.
+    assert_eq!(s.received(Client, 2 * REFUSAL_DISCARD_BYTES_MAX as usize), []);
+    assert_eq!(s.sent(Client, 200), [Action::Shutdown(Client)]);
+    assert_eq!(s.received(Client, 2 * REFUSAL_DISCARD_BYTES_MAX as usize), []);
+    assert_eq!(s.eof(Client), [Action::Close(Client), Action::Finished(CloseReason::NoBackend)]);
+}
+
+#[test]
+fn an_answered_client_that_goes_on_talking_is_closed_in_the_end() {
+    let mut s = answered();
+    s.now = s.now + Duration::from_millis(900);
+    assert_eq!(s.sent(Client, 200), [Action::Shutdown(Client)]);
+    s.received(Client, 1000);
+    // The second begins when the answer is on its way.
+    assert_eq!(s.after(Duration::from_millis(999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_refused_client_that_has_ended_its_stream_is_answered_too() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Http503;
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::Answer]);
+    assert_eq!(s.input(Input::Answered { bytes: 200 }), [Action::Send(Client)]);
+    assert_eq!(s.sent(Client, 200), [Action::Close(Client), Action::Finished(CloseReason::NoBackend)]);
+}
+
+#[test]
+fn an_answer_whose_send_is_recalled_is_sent_whole() {
+    let mut s = answered();
+    assert_eq!(s.input(Input::Reclaim(Client)), [Action::CancelSend(Client)]);
+    let partial = Input::Sent { side: Client, bytes: 150, whole: false };
+    assert_eq!(s.input(partial), [Action::Spill(Client), Action::Send(Client)]);
+    assert_eq!(s.input(Input::Reclaim(Client)), [Action::CancelSend(Client)]);
+    assert_eq!(s.sent(Client, 50), [Action::Shutdown(Client)]);
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_given_up() {
+    let mut s = answered();
+    assert_eq!(s.after(REFUSAL_LINGER_MAX), [Action::CancelSend(Client), Action::CancelReceive(Client)]);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled));
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::SendFailed(Client, Errno::ECANCELED)), [Action::Close(Client), finished]);
+    // And one whose client resets meanwhile.
+    let mut s = answered();
+    assert_eq!(s.reset(Client), [Action::CancelSend(Client)]);
+    assert_eq!(s.input(Input::SendFailed(Client, Errno::EPIPE)), [Action::Close(Client), finished]);
 }
 
 #[test]

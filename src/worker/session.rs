@@ -19,6 +19,7 @@ use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, S
 use crate::slots::{Key, Slots};
 use crate::time::Time;
 use crate::wire::proxy::{Command, Parsed};
+use crate::wire::refusal::HTTP_503;
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::timers::{Timer, Timers};
 
@@ -379,6 +380,11 @@ impl<S> Session<S> {
             }
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
             Action::ReadHeader => return self.read_header(engine, context),
+            Action::Answer => {
+                let chain = &mut self.chains[Side::Client as usize];
+                engine.buffers().append_copy(chain, HTTP_503.as_bytes());
+                return Some(Input::Answered { bytes: chain.bytes() });
+            }
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
             Action::Drop(side) => engine.buffers().clear(&mut self.chains[side as usize]),
             Action::Spill(side) => engine.buffers().spill(&mut self.chains[side as usize]),

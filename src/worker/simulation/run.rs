@@ -12,7 +12,7 @@ use super::seen::Seen;
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
 use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
-use crate::relay::{Kill, Rules, Side};
+use crate::relay::{Kill, Rules, Side, WhenNone};
 use crate::time::Time;
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::session::{Route, Sessions};
@@ -305,6 +305,7 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         connect_attempts: random.between(1, 4) as u32,
         idle_timeout: idle.then(|| Duration::from_secs(random.between(10, 60))),
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
+        when_none: random.pick(WhenNone::ALL),
     }
 }
 

@@ -61,4 +61,8 @@ seen! {
     open_failures
     connect_failures
     bulk_pieces
+    /// A client was told in words that nobody serves it.
+    answered
+    /// And went on talking.
+    answered_talkers
 }

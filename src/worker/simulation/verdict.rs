@@ -6,8 +6,9 @@ use super::kernel::Kernel;
 use super::link::Link;
 use crate::errno::Errno;
 use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX};
-use crate::relay::{CloseReason, Rules, Side};
+use crate::relay::{CloseReason, Rules, Side, WhenNone};
 use crate::time::Time;
+use crate::wire::refusal::HTTP_503;
 use crate::worker::session::Ended;
 
 /// How long after a reset has reached us a session may live on, beside the time for what is still owed.
@@ -177,19 +178,27 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// No backend: the client gets a polite end, whatever it still says.
+    /// No backend: the client gets what the rules have for that, whatever it still says.
     fn judge_refusal(&self) {
         assert!(self.backend.is_none(), "refused with a backend");
         let closing = self.client.closing().expect("closed");
-        assert!(!closing.reset, "a refusal must not reset");
         let ours = matches!(self.ended.reason, CloseReason::Internal(_));
         if let Some(errno) = self.ended.reason.errno() {
             assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
         }
-        if closing.unread && self.client.gone.is_none() {
+        let reset = self.rules.when_none == WhenNone::Reset;
+        assert_eq!(closing.reset, reset, "a refusal must be a reset or polite as the rules say");
+        if reset || self.client.gone.is_some() || self.client.peer.vanished {
+            return;
+        }
+        let answered = self.rules.when_none == WhenNone::Http503;
+        let words = if answered { HTTP_503.len() as u64 } else { 0 };
+        assert_eq!(self.client.outbound.taken, words, "a refusal that does not say what it should");
+        if closing.unread {
             let waited = self.client.outbound.shut.map_or(Duration::ZERO, |shut| closing.at.since(shut));
-            let enough = self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX || waited >= REFUSAL_LINGER_MAX;
-            assert!(enough, "the refusal was destroyed by unread input");
+            let enough = !answered && self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX;
+            assert!(enough || waited >= REFUSAL_LINGER_MAX, "the refusal was destroyed by unread input");
+            assert!(closing.delivered, "the words of the refusal were destroyed by unread input");
         }
     }
 
