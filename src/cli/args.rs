@@ -69,9 +69,9 @@ struct Run {
     #[arg(long, value_name = "ADDR", value_parser = notation::bind)]
     listen: Vec<Bind>,
     /// Pass clients on to this address; may be repeated
-    #[arg(long, value_name = "ADDR[,weight=N]", value_parser = FlagBackend::parse)]
+    #[arg(long, value_name = "ADDR[,weight=N][,backup]", value_parser = FlagBackend::parse)]
     backend: Vec<FlagBackend>,
-    /// How a backend is chosen: least_connections (without the option) or round_robin
+    /// How a backend is chosen: least_connections (without the option), round_robin, random_two, source_hash or first
     #[arg(long, value_name = "NAME", value_parser = value::policy)]
     policy: Option<Policy>,
     /// Worker threads, or "auto" for one on each CPU that this process may use; counts for more than the file

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::address::Address;
-use crate::balance::settings::{BackendSettings, HealthSettings, PoolSettings};
+use crate::balance::settings::{BackendSettings, HealthSettings, Policy, PoolSettings};
 use crate::config::backend::{Backend, Target};
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::file::Section;
@@ -18,7 +18,7 @@ use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, R
 use crate::config::{Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
 use crate::limits::{
     BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
-    RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+    FAILS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -120,11 +120,17 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
     }
     let resolve_interval = reader.duration("resolve_interval", RESOLVE_INTERVAL_MIN);
     let when_none = reader.text("when_none", value::when_none);
+    let fails = reader.fails(None);
+    let fail_share = reader.read("fail_share", value::share);
+    let max_ejected_percent = reader.read("max_ejected_percent", value::percent);
 
     let health = section.children(Place::Health).next().map(|section| health(section, faults));
     let mut parts = Vec::new();
     let backends: Vec<_> =
-        section.children(Place::Backend).map(|section| backend(section, &mut parts, faults)).collect();
+        section.children(Place::Backend).map(|section| backend(section, fails, &mut parts, faults)).collect();
+    if policy == Some(Policy::SourceHash) || policy == Some(Policy::First) {
+        section.children(Place::Backend).for_each(|section| warn_of_slow_start(section, faults));
+    }
     let header = At::Bytes(section.header.clone());
     if let Some(Some((_, health))) = &health
         && health.port.is_some()
@@ -145,6 +151,8 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
             connect_timeout: connect_timeout?,
             connect_attempts: connect_attempts?,
             keepalive: keepalive?,
+            fail_share: fail_share?,
+            max_ejected_percent: max_ejected_percent?,
             ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
@@ -182,21 +190,46 @@ fn health(section: &Section<'_>, faults: &mut Vec<Fault>) -> Option<(HealthSetti
     Some((HealthSettings { rise: rise?, fall: fall? }, health))
 }
 
-fn backend(section: &Section<'_>, parts: &mut Vec<BackendParts>, faults: &mut Vec<Fault>) -> Option<Backend> {
+fn backend(
+    section: &Section<'_>,
+    pool: Option<Fails>,
+    parts: &mut Vec<BackendParts>,
+    faults: &mut Vec<Fault>,
+) -> Option<Backend> {
     let mut reader = Reader { section, faults };
     let address = reader.placed("address", |value| notation::target(value::text(value)?));
     let given = section.given("name").is_some();
     let mut name = reader.placed("name", |value| value::backend_name(value::text(value)?));
     let weight = reader.read("weight", value::weight);
+    let backup = reader.read("backup", value::boolean);
+    let max_connections = reader.read("max_connections", |value| value::number(value, 0..=CONNECTIONS_MAX));
+    let slow_start = reader.duration("slow_start", Duration::ZERO);
+    let fails = reader.fails(pool);
     if let Some(address) = &address
         && !given
     {
         name = reader.default_name(address);
     }
     parts.push(BackendParts { name: name.clone(), address: address.clone() });
-    let (name, weight) = (name?.value, weight?);
-    let tell = |address| BackendSettings { weight, ..BackendSettings::new(name, address) };
+    let (name, fails) = (name?.value, fails?);
+    let (weight, backup, max_connections, slow_start) = (weight?, backup?, max_connections?, slow_start?);
+    let tell = |address| BackendSettings {
+        weight,
+        backup,
+        max_connections,
+        max_fails: fails.max_fails,
+        fail_timeout: fails.fail_timeout,
+        slow_start,
+        ..BackendSettings::new(name, address)
+    };
     Some(Backend::new(address?.value, tell))
+}
+
+/// When a backend is ejected, as its pool says it or it itself.
+#[derive(Copy, Clone)]
+struct Fails {
+    max_fails: u32,
+    fail_timeout: Duration,
 }
 
 /// Reads the keys of one section, and notes what is wrong with them.
@@ -253,6 +286,24 @@ impl Reader<'_, '_> {
             let problem = Problem::new("it says nothing here", why, "take it out");
             self.wrong(At::Bytes(given.span()), name, problem);
         }
+    }
+
+    /// `max_fails` and `fail_timeout`; what is not said here is as in `pool`.
+    fn fails(&mut self, pool: Option<Fails>) -> Option<Fails> {
+        let max_fails = |value: &DeValue<'_>| value::number(value, 0..=FAILS_MAX);
+        let fail_timeout = |value: &DeValue<'_>| value::duration(value, MILLISECOND..=TIMEOUT_MAX);
+        let (max_fails, fail_timeout) = match self.section.place {
+            Place::Pool => (self.read("max_fails", max_fails), self.read("fail_timeout", fail_timeout)),
+            _ => {
+                let own = (self.optional("max_fails", max_fails), self.optional("fail_timeout", fail_timeout));
+                let of_pool = pool?;
+                (
+                    own.0.map(|own| own.unwrap_or(of_pool.max_fails)),
+                    own.1.map(|own| own.unwrap_or(of_pool.fail_timeout)),
+                )
+            }
+        };
+        Some(Fails { max_fails: max_fails?, fail_timeout: fail_timeout? })
     }
 
     fn text<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
@@ -385,6 +436,16 @@ fn unix_has_no_port(target: &Target) -> Problem {
         "a unix socket has no port, so the check goes to the socket itself",
         "take `port` out, or put this backend into another pool",
     )
+}
+
+fn warn_of_slow_start(section: &Section<'_>, faults: &mut Vec<Fault>) {
+    let Some(given) = section.given("slow_start") else { return };
+    let problem = Problem::new(
+        "`slow_start` says nothing in this pool",
+        "its `policy` does not weigh backends against each other: a backend gets its clients or none",
+        "take it out, or choose another `policy`",
+    );
+    faults.push(Fault::warning(At::Bytes(given.span()), problem));
 }
 
 fn budget_is_shorter(timeout: Duration, budget: Duration) -> Problem {

@@ -51,16 +51,18 @@ pub struct FlagBackend {
     pub address: Target,
     /// Its share.
     pub weight: Weight,
+    /// Whether it serves only while no other may.
+    pub backup: bool,
 }
 
 impl FlagBackend {
     /// A backend of weight 1 that is named after its address.
     pub fn new(address: impl Into<Target>) -> FlagBackend {
         let address = address.into();
-        FlagBackend { name: address.to_string(), address, weight: Weight::ONE }
+        FlagBackend { name: address.to_string(), address, weight: Weight::ONE, backup: false }
     }
 
-    /// Reads `ADDR[,weight=N]`.
+    /// Reads `ADDR[,weight=N][,backup]`.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -72,14 +74,12 @@ impl FlagBackend {
         for part in parts {
             match part.split_once('=') {
                 Some(("weight", number)) => backend.weight = weight(number)?,
-                _ if part == "backup" => {
-                    return Err(Problem::not_yet("`backup`", "leave it out, or leave the backend out"));
-                }
+                None if part == "backup" => backend.backup = true,
                 _ => {
                     return Err(Problem::new(
                         format!("{} says nothing of a backend", quoted(part)),
-                        "behind the address only `weight=N` may stand",
-                        "write it as in \"127.0.0.1:3000,weight=2\"",
+                        "behind the address only `weight=N` and `backup` may stand",
+                        "write it as in \"127.0.0.1:3000,weight=2\" or \"127.0.0.1:3001,backup\"",
                     ));
                 }
             }
@@ -105,6 +105,7 @@ pub fn config(flags: &Flags, faults: &mut Vec<Fault>) -> Option<Config> {
             settings.name.clone_from(&backend.name);
             settings.address = address;
             settings.weight = backend.weight;
+            settings.backup = backend.backup;
             settings
         })
     };

@@ -90,11 +90,20 @@ fn a_file_means_what_it_says() {
         connect_attempts = 1
         connect_budget = '2s'
         keepalive = '5s'
+        max_fails = 5
+        fail_timeout = '20s'
+        fail_share = 0.25
+        max_ejected_percent = 50
         [[pool.backend]]
         address = '[::1]:3000'
         weight = 0
+        backup = true
+        max_connections = 9
+        slow_start = '3s'
         [[pool.backend]]
         name = 'second'
+        max_fails = 0
+        fail_timeout = '1ms'
         address = 'unix:/run/my second.sock'
         weight = 65535
         [[pool.backend]]
@@ -133,6 +142,13 @@ fn a_file_means_what_it_says() {
     assert_eq!(at.address, Address::Inet("10.0.0.1:3000".parse().unwrap()));
     assert_eq!((&*first.name, first.weight.as_u32()), ("[::1]:3000", 0));
     assert_eq!((&*second.name, second.weight.as_u32()), ("second", 65_535));
+    assert_eq!((first.backup, first.max_connections, first.slow_start), (true, 9, Duration::from_secs(3)));
+    assert_eq!((first.max_fails, first.fail_timeout), (5, Duration::from_secs(20)), "as the pool says");
+    assert_eq!((second.max_fails, second.fail_timeout), (0, Duration::from_millis(1)), "as it says itself");
+    assert_eq!((second.backup, second.max_connections, second.slow_start), (false, 0, Duration::ZERO));
+    assert_eq!((at.max_fails, at.backup), (5, false), "those of a host too");
+    assert_eq!(pool.settings.fail_share.as_f64(), 0.25);
+    assert_eq!(pool.settings.max_ejected_percent.as_u8(), 50);
     assert_eq!(second.address, Address::Unix("/run/my second.sock".into()));
 }
 
@@ -267,12 +283,14 @@ fn options_that_do_not_fit_are_told() {
 fn a_backend_option_is_read_or_refused() {
     let backend = FlagBackend::parse("127.0.0.1:1,weight=0").unwrap();
     assert_eq!((backend.name.as_str(), backend.weight), ("127.0.0.1:1", Weight::new(0).unwrap()));
+    let backend = FlagBackend::parse("127.0.0.1:1,backup,weight=3").unwrap();
+    assert_eq!((backend.backup, backend.weight), (true, Weight::new(3).unwrap()));
     for (text, expected) in [
         ("127.0.0.1:1,weight=65536", "\"65536\" is not a weight: weights are whole numbers from 0 to 65535"),
         ("127.0.0.1:1,weight=-1", "\"-1\" is not a weight"),
         ("127.0.0.1:1,wieght=1", "\"wieght=1\" says nothing of a backend"),
         ("127.0.0.1:1,", "\"\" says nothing of a backend"),
-        ("127.0.0.1:1,backup", "`backup` is not yet served by this version"),
+        ("127.0.0.1:1,backup=1", "\"backup=1\" says nothing of a backend"),
         ("unix:/a b", "\"unix:/a b\" cannot be a name"),
         ("web:0", "has port 0"),
     ] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::{DeInteger, DeValue};
 
-use crate::balance::settings::{Policy, Weight};
+use crate::balance::settings::{Percent, Policy, Share, Weight};
 use crate::config::fault::Problem;
 use crate::config::notation::{self, quoted};
 use crate::config::{LogFilter, LogFormat, Workers};
@@ -17,12 +17,6 @@ use crate::limits::{
 };
 use crate::relay::WhenNone;
 use crate::wire::proxy::Version;
-
-/// The policies that are served ...
-const POLICIES: &[Policy] = &[Policy::LeastConnections, Policy::RoundRobin];
-
-/// ... and those that are known and not yet served.
-const POLICIES_LATER: &[&str] = &["random_two", "source_hash", "first"];
 
 /// The text of a string.
 ///
@@ -212,17 +206,13 @@ pub fn backend_name(text: &str) -> Result<String, Problem> {
 /// A policy by its name.
 ///
 /// # Errors
-/// Unknown, or not yet served.
+/// None of them.
 pub fn policy(text: &str) -> Result<Policy, Problem> {
-    if let Some(policy) = POLICIES.iter().find(|policy| policy.name() == text) {
-        return Ok(*policy);
-    }
-    let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name()).collect();
-    let help = one_of(text, &names);
-    if POLICIES_LATER.contains(&text) {
-        return Err(Problem::not_yet(format!("the policy {}", quoted(text)), help));
-    }
-    Err(Problem::new(format!("{} is not a policy", quoted(text)), "nothing else is known of that name", help))
+    Policy::ALL.iter().copied().find(|policy| policy.name() == text).ok_or_else(|| {
+        let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+        let what = format!("{} is not a policy", quoted(text));
+        Problem::new(what, "nothing else is known of that name", one_of(text, &names))
+    })
 }
 
 /// How backends are told who their clients are; "off": not at all.
@@ -266,6 +256,32 @@ pub fn weight(value: &DeValue<'_>) -> Result<Weight, Problem> {
         let what = format!("the weight {number} is out of range");
         Problem::new(what, format!("the most is {WEIGHT_MAX}"), "write the weights smaller: only their ratio counts")
     })
+}
+
+/// A share, as a fraction of 1.
+///
+/// # Errors
+/// Not a number from 0 to 1.
+pub fn share(value: &DeValue<'_>) -> Result<Share, Problem> {
+    let number = match value {
+        DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
+        DeValue::Integer(integer) => as_i64(integer).map(|number| number as f64),
+        _ => None,
+    };
+    number.and_then(Share::new).ok_or_else(|| {
+        let what = format!("{} is not a share", shown(value));
+        Problem::new(what, "a share is a number from 0.0, nothing, to 1.0, all", "write it as in 0.5 for one half")
+    })
+}
+
+/// A whole number of percent; none at all would be no share.
+///
+/// # Errors
+/// Not a whole number from 1 to 100.
+pub fn percent(value: &DeValue<'_>) -> Result<Percent, Problem> {
+    let number = number(value, 1..=100)?;
+    let percent = u8::try_from(number).ok().and_then(Percent::new);
+    percent.ok_or_else(|| unreachable!("100 percent is the most, and {number} is not more"))
 }
 
 /// Which log lines are wanted: a level, and other levels for single modules.
