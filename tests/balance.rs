@@ -146,7 +146,9 @@ fn two_dead_backends_before_a_live_one_lose_no_client() {
 fn with_all_backends_down_clients_are_closed_at_once_without_cpu_and_served_when_one_returns() {
     let dead = [Reserved::new(), Reserved::new(), Reserved::new()];
     let addresses: Vec<_> = dead.iter().map(Reserved::address).collect();
-    let ringlb = Config::new(&addresses).pool("connect_timeout = \"1h\"\nconnect_budget = \"1h\"").start();
+    let ringlb = Config::new(&addresses)
+        .pool("connect_timeout = \"1h\"\nconnect_budget = \"1h\"\nfail_timeout = \"300ms\"")
+        .start();
     let before = ringlb.cpu_time();
     at_once(100, |_| {
         for _ in 0..3 {
@@ -179,7 +181,7 @@ fn with_all_backends_down_clients_are_closed_at_once_without_cpu_and_served_when
 fn a_backend_that_leaves_and_returns_is_used_again() {
     let first = Backend::named("a");
     let second = Reserved::new();
-    let ringlb = Config::new(&[first.address(), second.address()]).start();
+    let ringlb = Config::new(&[first.address(), second.address()]).pool("fail_timeout = \"300ms\"").start();
     let (streams, got) = hold(&ringlb, 10);
     assert_eq!(got, BTreeMap::from([("a".to_owned(), 10)]));
     let _second = Backend::on(second.listen(128), backend::named("b"));

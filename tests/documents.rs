@@ -153,7 +153,7 @@ fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
 #[test]
 fn the_files_in_the_documents_are_valid() {
     let mut blocks = 0;
-    for path in ["README.md", "docs/configuration.md", "docs/health-checks.md", "docs/names.md"] {
+    for path in ["README.md", "docs/configuration.md", "docs/health-checks.md", "docs/names.md", "docs/pools.md"] {
         let document = read(path);
         for block in document.split("```toml\n").skip(1) {
             let text = block.split("```").next().unwrap();
@@ -162,7 +162,7 @@ fn the_files_in_the_documents_are_valid() {
             blocks += 1;
         }
     }
-    assert!(blocks >= 4, "{blocks} blocks");
+    assert!(blocks >= 5, "{blocks} blocks");
 }
 
 /// The reference shows a fault in the words that a person sees.

@@ -216,6 +216,20 @@ fn strangers_are_closed_without_a_word() {
     ringlb.stop();
 }
 
+/// A reset takes the peer's address with it, so nobody can say whether it was trusted.
+#[test]
+fn who_has_gone_before_it_could_be_asked_is_no_stranger() {
+    const CLIENTS: usize = 50;
+    let (backend, _told) = recorder();
+    let ringlb = Config::new(&[backend.address()]).listener(TRUSTING).start();
+    ringlb.signal(Signal::STOP);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| ringlb.connect()).collect();
+    clients.into_iter().for_each(net::reset);
+    ringlb.signal(Signal::CONT);
+    assert_eq!(ringlb.wait_for_ends(CLIENTS), vec!["client_reset"; CLIENTS]);
+    ringlb.stop();
+}
+
 #[test]
 fn whatever_is_no_header_closes_and_says_why() {
     let (backend, _told) = recorder();

@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use crate::address::Address;
 use crate::config::TrustedProxies;
 use crate::engine::{Addresses, Buffers, Chain};
-use crate::relay::{CloseReason, HeaderFault, Start};
+use crate::errno::Errno;
+use crate::relay::{CloseReason, HeaderFault, Side, Start};
 use crate::wire::proxy::{self, Command, Endpoint, Parsed, UnixName, Version};
 
 /// What a route does with the PROXY protocol.
@@ -33,6 +34,8 @@ impl ProxyProtocol {
                 Start::Choose { waiting: chain.bytes() }
             }
             Some(trusted) if addresses.peer.as_ref().is_some_and(|peer| trusted.contains(peer)) => Start::AwaitHeader,
+            // A reset takes the address with it.
+            Some(_) if addresses.peer.is_none() => Start::Close(CloseReason::Failed(Side::Client, Errno::ECONNRESET)),
             Some(_) => Start::Close(CloseReason::Header(HeaderFault::Untrusted)),
         }
     }

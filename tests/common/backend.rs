@@ -115,15 +115,22 @@ pub fn drain(stream: &mut TcpStream) -> usize {
     total
 }
 
-fn answer(stream: &mut TcpStream, name: &str) {
+/// See [`Backend::answering`]. To a request of HTTP it says 200, and closes.
+pub fn answer(stream: &mut TcpStream, name: &str) {
     let mut waiting = Vec::new();
     let mut buffer = [0; 4096];
+    let mut is_http = false;
     while let Some(len) = read_some(stream, &mut buffer) {
         waiting.extend_from_slice(&buffer[..len]);
         while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
-            let answer = format!("{name} {}", String::from_utf8_lossy(&line));
-            if stream.write_all(answer.as_bytes()).is_err() {
+            is_http |= line.starts_with(b"GET ");
+            let said = match (is_http, &*line) {
+                (true, b"\r\n") => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+                (true, _) => continue,
+                (false, _) => format!("{name} {}", String::from_utf8_lossy(&line)),
+            };
+            if stream.write_all(said.as_bytes()).is_err() || is_http {
                 return;
             }
         }

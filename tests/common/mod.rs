@@ -5,8 +5,10 @@
 #![allow(dead_code, reason = "each test program uses its part of the harness")]
 
 pub mod backend;
+pub mod load;
 pub mod net;
 pub mod pattern;
+pub mod process;
 pub mod procfs;
 pub mod ringlb;
 

@@ -56,10 +56,16 @@ pub fn unacknowledged(stream: &TcpStream) -> u64 {
 
 /// Whether somebody on this host waits for an answer to a connect to this IPv4 address.
 pub fn is_connecting(to: SocketAddr) -> bool {
+    connecting(to) > 0
+}
+
+/// How many sockets on this host wait for an answer to a connect to this IPv4 address.
+pub fn connecting(to: SocketAddr) -> usize {
     const SYN_SENT: &str = "02";
     let table = fs::read_to_string("/proc/self/net/tcp").expect("/proc/self/net/tcp");
     let to = written(to);
-    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|row| row[2] == to && row[3] == SYN_SENT)
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[2] == to && row[3] == SYN_SENT).count()
 }
 
 /// An IPv4 address as /proc/net/tcp writes it.
