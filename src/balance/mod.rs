@@ -53,5 +53,6 @@ pub use choose::{Chooser, NoneEligible, Request};
 pub use claim::{Claim, Next};
 pub use failure::Failure;
 pub use pool::{Changes, CheckEffect, Pool, SetError};
+pub use random::Random;
 pub use set::BackendSet;
 pub use tried::{BackendId, Tried};

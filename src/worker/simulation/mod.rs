@@ -51,6 +51,7 @@ const REASONS: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "internal",
+    "max_session_duration",
     "no_backend",
     "shutdown",
 ];
