@@ -14,13 +14,15 @@ pub mod demo;
 pub mod worker;
 // config, metrics
 pub mod config;
+pub mod metrics;
 // balance, relay, engine
 pub mod balance;
 pub mod engine;
 pub mod relay;
-// address, errno, http, limits, slots, time, wire
+// address, errno, histogram, http, limits, slots, time, wire
 pub mod address;
 pub mod errno;
+pub mod histogram;
 pub mod http;
 pub mod limits;
 pub mod slots;

@@ -334,6 +334,19 @@ pub const RANDOM_DRAWS: usize = 16;
 /// client in 2^32 gets so far.
 pub const REHASHES_MAX: u64 = 32;
 
+/// Durations up to 2^52 ns (52 days) are told apart in histograms; a longer one counts as that. Sessions may be idle for
+/// [`TIMEOUT_MAX`], and few last longer.
+pub const HISTOGRAM_NANOS_BITS: u32 = 52;
+
+/// Backends with series of their own in the metrics, however the configuration sets `backend_series_max`: some seventy lines
+/// each, which nobody's Prometheus wants for more.
+pub const BACKEND_SERIES_MAX: u32 = 100_000;
+
+/// Bytes that a session may have passed on, each way, before they are added to the metrics while it lasts; a power of two.
+pub const BYTES_UNREPORTED_MAX: u64 = 64 * 1024;
+
+const _: () = assert!(BYTES_UNREPORTED_MAX.is_power_of_two());
+const _: () = assert!(TIMEOUT_MAX.as_nanos() < 1 << HISTOGRAM_NANOS_BITS);
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);

@@ -13,6 +13,7 @@ use std::{io, thread};
 
 use crate::address::Address;
 use crate::config::{Bind, Config, Listener, Workers};
+use crate::control::metrics::Sources;
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
@@ -24,6 +25,7 @@ use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
     RESOLVE_START_MAX,
 };
+use crate::metrics::{Announced, Ledger};
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
@@ -97,6 +99,14 @@ struct Fleet {
     process: Arc<Gate>,
 }
 
+/// What all workers share.
+struct Shared<'s> {
+    wakers: &'s Arc<[Waker]>,
+    /// Each listener's limit, by its name.
+    gates: &'s HashMap<String, Arc<Gate>>,
+    announcements: &'s Sender<Announced>,
+}
+
 /// One address of a listener of the configuration.
 struct Bound {
     name: String,
@@ -122,8 +132,18 @@ impl Fleet {
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
         let mut fleet =
             Fleet { listeners, mailboxes, threads: Vec::new(), notices, readiness: Readiness::default(), process };
+        let (ledger, announcements) = Ledger::new(config.backend_series_max());
+        let gates: HashMap<String, Arc<Gate>> =
+            config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
+        let sources = Sources {
+            ledger,
+            workers: count,
+            process: fleet.process.clone(),
+            listeners: config.listeners().iter().map(|l| (l.name.clone(), gates[&l.name].clone())).collect(),
+        };
         let control = control::Setup {
             metrics,
+            sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
             resolvers: config.resolvers().to_vec(),
@@ -134,7 +154,12 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
-        for setup in fleet.setups(config, &rosters, (&wakers, commands), &cpus) {
+        for setup in fleet.setups(
+            config,
+            &rosters,
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements },
+            (commands, &cpus),
+        ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
         }
         fleet.await_start()?;
@@ -163,13 +188,13 @@ impl Fleet {
         &self,
         config: &Config,
         rosters: &Rosters,
-        (wakers, commands): (&Arc<[Waker]>, Vec<Receiver<Command>>),
-        cpus: &[usize],
+        shared: Shared<'_>,
+        (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
+        let Shared { wakers, gates, announcements } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
-        let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
         let clients: HashMap<&str, ClientRules> =
             config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
@@ -180,7 +205,7 @@ impl Fleet {
                 let (Some(roster), Some(settings)) = (rosters.find(&listener.pool), config.pool(&listener.pool)) else {
                     continue;
                 };
-                let gate = Arc::clone(&gates[listener.name.as_str()]);
+                let gate = Arc::clone(&gates[&listener.name]);
                 listeners.push(ListenerSetup {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
@@ -198,7 +223,7 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands });
+            setups.push(Setup { number, cpu, listeners, waker, commands, announcements: announcements.clone() });
         }
         setups
     }
@@ -411,7 +436,7 @@ fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
     let addresses: Vec<_> = bind.addresses().iter().filter_map(Address::inet).collect();
     let bound = StdListener::bind(addresses.as_slice()).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| Error::Metrics { address: bind.to_string(), source })?;
-    tracing::info!(%address, "metrics address: /ready");
+    tracing::info!(%address, "metrics address: /metrics /ready /health");
     Ok(Some(listener))
 }
 

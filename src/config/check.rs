@@ -19,8 +19,8 @@ use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
 use crate::config::{Bind, Config, General, Listener, Overrides, Pool, notation, trusted, value};
 use crate::limits::{
-    BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
-    FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+    BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX,
+    DEAD_PEER_TIMEOUT_MIN, FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -64,6 +64,7 @@ fn general(
         None => metrics,
     };
     let resolvers = reader.optional("resolvers", value::resolvers);
+    let backend_series_max = reader.read("backend_series_max", |value| value::number(value, 0..=BACKEND_SERIES_MAX));
     relations.metrics.clone_from(&metrics);
     Some(General {
         workers: overrides.workers.or(workers)?,
@@ -74,6 +75,7 @@ fn general(
         log_format: log_format?,
         metrics: metrics.map(|metrics| metrics.value),
         resolvers: resolvers?.unwrap_or_default(),
+        backend_series_max: backend_series_max?,
     })
 }
 

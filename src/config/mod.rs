@@ -62,6 +62,7 @@ struct General {
     log_format: LogFormat,
     metrics: Option<Bind>,
     resolvers: Vec<SocketAddr>,
+    backend_series_max: u32,
 }
 
 /// A configuration that can be used, and what is odd about it.
@@ -172,9 +173,14 @@ impl Config {
         self.general.log_format
     }
 
-    /// Where `/metrics` and `/ready` are served; `None`: nowhere.
+    /// Where `/metrics`, `/ready` and `/health` are served; `None`: nowhere.
     pub const fn metrics(&self) -> Option<&Bind> {
         self.general.metrics.as_ref()
+    }
+
+    /// How many backends have series of their own in the metrics; the others are summed up.
+    pub const fn backend_series_max(&self) -> usize {
+        self.general.backend_series_max as usize
     }
 
     /// The name servers that host names are looked up with; where there is none, the system's are.

@@ -69,6 +69,7 @@ fn a_file_means_what_it_says() {
         log = 'warn, ringlb::worker=trace'
         log_format = 'json'
         metrics = ':9090'
+        backend_series_max = 0
         [[listener]]
         name = 'a'
         bind = ['127.0.0.1:80', 'unix:/run/a.sock', '[::1]:0']
@@ -113,6 +114,7 @@ fn a_file_means_what_it_says() {
     );
     assert_eq!(Some(config.workers()), workers(3));
     assert_eq!(config.max_connections(), NonZeroU32::new(1000));
+    assert_eq!(config.backend_series_max(), 0);
     assert_eq!(config.shutdown_delay(), Duration::from_secs(5));
     assert_eq!(config.shutdown_timeout(), Duration::from_secs(90));
     assert_eq!(config.log().targets().default_level(), Some(LevelFilter::WARN));

@@ -2,6 +2,7 @@
 //! waits for them.
 
 mod due;
+pub mod metrics;
 pub mod names;
 pub mod probes;
 pub mod roster;
@@ -15,8 +16,10 @@ use std::{io, thread};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus::TEXT_FORMAT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::sleep;
@@ -25,6 +28,7 @@ use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
 
+use metrics::{Metrics, Sources};
 use names::Namer;
 use probes::Prober;
 use roster::Rosters;
@@ -41,8 +45,10 @@ pub enum Notice {
 /// What the control thread works with.
 #[derive(Debug)]
 pub struct Setup {
-    /// A bound and listening socket.
+    /// A bound and listening socket for the metrics address.
     pub metrics: Option<StdListener>,
+    /// What the numbers are made of.
+    pub sources: Sources,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -75,8 +81,9 @@ impl Readiness {
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, readiness, rosters, resolvers, workers, checks_max } = setup;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Setup { metrics, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
+    let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
     let metrics = metrics
@@ -89,12 +96,12 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
         runtime.block_on(async move {
             if let Some(listener) = metrics {
-                tokio::spawn(http::serve(listener, router(readiness)));
+                tokio::spawn(http::serve(listener, router(readiness, numbers.clone())));
             }
             let on_known = notify.clone();
             tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
             tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
-            tokio::spawn(collect(rosters, workers));
+            tokio::spawn(collect(rosters, workers, numbers));
             signals.deliver(notify).await;
         });
     })?;
@@ -135,7 +142,7 @@ impl Signals {
 
 /// Frees now and then what is no longer used. Workers hold on to the set that they have chosen from last, so that they are
 /// told when there is another.
-async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>) {
+async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>, numbers: Metrics) {
     let mut changes = rosters.changes();
     loop {
         sleep(COLLECT_INTERVAL).await;
@@ -143,6 +150,8 @@ async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>) {
             changes.mark_unchanged();
             workers.iter().for_each(|worker| worker.send(Command::Refresh));
         }
+        // What is gone takes its numbers with it, which the ledger has to see first.
+        numbers.update().await;
         for roster in rosters.all() {
             for gone in roster.pool().collect() {
                 tracing::debug!("backend {}/{gone} is gone with its last session", roster.pool().name());
@@ -151,8 +160,25 @@ async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>) {
     }
 }
 
-fn router(readiness: Readiness) -> Router {
-    Router::new().route("/ready", get(ready)).with_state(readiness)
+fn router(readiness: Readiness, numbers: Metrics) -> Router {
+    let ready = Router::new().route("/ready", get(ready)).with_state(readiness);
+    let numbers = Router::new().route("/metrics", get(metrics)).with_state(numbers);
+    Router::new().route("/health", get(health)).merge(ready).merge(numbers)
+}
+
+/// That it answers at all is the answer: the control thread lives.
+async fn health() -> &'static str {
+    "alive\n"
+}
+
+async fn metrics(State(numbers): State<Metrics>) -> Response {
+    match numbers.render().await {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(error, "the metrics could not be rendered");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be rendered; the log says why\n").into_response()
+        }
+    }
 }
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {

@@ -352,6 +352,52 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every label, in the order of the documentation.
+    pub const LABELS: [&str; 35] = [
+        "client_eof",
+        "backend_eof",
+        "client_reset",
+        "backend_reset",
+        "client_error",
+        "backend_error",
+        "client_dead",
+        "backend_dead",
+        "idle_timeout",
+        "max_session_duration",
+        "denied",
+        "client_limit",
+        "no_backend",
+        "connect_failed",
+        "connect_timeout",
+        "backend_down",
+        "shutdown",
+        "internal",
+        "proxy_untrusted",
+        "proxy_timeout",
+        "proxy_unfinished",
+        "proxy_no_header",
+        "proxy_v1_protocol",
+        "proxy_v1_line",
+        "proxy_v1_fields",
+        "proxy_v1_address",
+        "proxy_v1_port",
+        "proxy_v2_version",
+        "proxy_v2_command",
+        "proxy_v2_family",
+        "proxy_v2_protocol",
+        "proxy_v2_short",
+        "proxy_v2_long",
+        "proxy_v2_extensions",
+        "proxy_v2_checksum",
+    ];
+
+    /// Where its label stands among [`LABELS`](CloseReason::LABELS).
+    pub fn number(self) -> usize {
+        let label = self.label();
+        let found = CloseReason::LABELS.iter().position(|known| *known == label);
+        found.unwrap_or_else(|| unreachable!("LABELS has every label: {label}"))
+    }
+
     /// The label of metrics and logs: one of a closed list.
     pub const fn label(self) -> &'static str {
         match self {

@@ -715,3 +715,50 @@ fn each_reason_has_a_label_of_its_own() {
     let distinct: std::collections::HashSet<_> = labels.iter().collect();
     assert_eq!(distinct.len(), labels.len(), "{labels:?}");
 }
+
+/// Every reason once, and those with an errno for each of its labels. Whoever adds a reason is led here by the match, and to
+/// [`CloseReason::LABELS`].
+fn reasons() -> Vec<CloseReason> {
+    let mut all = vec![
+        CloseReason::IdleTimeout,
+        CloseReason::MaxDuration,
+        CloseReason::Denied,
+        CloseReason::ClientLimit,
+        CloseReason::NoBackend,
+        CloseReason::ConnectFailed(Errno::ECONNREFUSED),
+        CloseReason::ConnectTimeout,
+        CloseReason::Killed(Kill::BackendDown),
+        CloseReason::Killed(Kill::Shutdown),
+        CloseReason::Internal(Errno::EMFILE),
+    ];
+    for side in Side::BOTH {
+        all.push(CloseReason::Eof(side));
+        all.extend([Errno::ECONNRESET, Errno::ETIMEDOUT].map(|errno| CloseReason::Failed(side, errno)));
+        all.push(CloseReason::DeadPeer(side));
+    }
+    all.extend([HeaderFault::Untrusted, HeaderFault::Late, HeaderFault::Unfinished].map(CloseReason::Header));
+    let wrong = crate::wire::proxy::Reason::ALL.iter().copied().map(HeaderFault::Wrong);
+    all.extend(wrong.map(CloseReason::Header));
+    for reason in &all {
+        match reason {
+            CloseReason::Eof(_) | CloseReason::Failed(..) | CloseReason::DeadPeer(_) | CloseReason::IdleTimeout => {}
+            CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
+            CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
+            CloseReason::Killed(Kill::Shutdown | Kill::BackendDown) | CloseReason::Internal(_) => {}
+            CloseReason::Header(
+                HeaderFault::Untrusted | HeaderFault::Late | HeaderFault::Unfinished | HeaderFault::Wrong(_),
+            ) => {}
+        }
+    }
+    all
+}
+
+#[test]
+fn the_list_of_labels_has_those_of_every_reason_and_no_other() {
+    let mut labels: Vec<&str> = reasons().into_iter().map(CloseReason::label).collect();
+    labels.sort_unstable();
+    let mut listed = CloseReason::LABELS.to_vec();
+    listed.sort_unstable();
+    assert_eq!(labels, listed);
+    assert!(reasons().into_iter().all(|reason| CloseReason::LABELS[reason.number()] == reason.label()));
+}

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::engine::{Engine, Event, OpKind, Owner, Role};
 use crate::errno::Errno;
 use crate::limits::ACCEPT_PAUSE;
+use crate::metrics::Pause;
 use crate::slots::Key;
 use crate::time::Time;
 use crate::worker::admission::Admission;
@@ -68,6 +69,15 @@ impl<S> Acceptor<S> {
     /// Whether it has let its socket go.
     pub fn is_stopped(&self) -> bool {
         self.state == State::Stopped
+    }
+
+    /// Why it does not accept now, where it would like to.
+    pub const fn pause(&self) -> Option<Pause> {
+        match self.state {
+            State::Full => Some(Pause::Limit),
+            State::Pausing(_) => Some(Pause::Resources),
+            State::Ended | State::Armed { .. } | State::Cancelling | State::Stopped => None,
+        }
     }
 
     /// When it wants a [`turn`](Acceptor::turn) although nothing has happened.

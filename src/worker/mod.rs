@@ -13,11 +13,12 @@ pub mod mailbox;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+mod tally;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
 use crate::balance::{Chooser, Pool};
 use crate::engine::listener::accept_rest;
@@ -25,6 +26,7 @@ use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
+use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
@@ -50,6 +52,8 @@ pub struct Setup {
     pub waker: Waker,
     /// Where its commands arrive.
     pub commands: Receiver<Command>,
+    /// Where it announces what it counts.
+    pub announcements: Sender<Announced>,
 }
 
 /// One listener of a worker.
@@ -79,6 +83,9 @@ pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
     acceptors: Vec<Acceptor<OwnedFd>>,
+    /// What is counted of each acceptor's socket.
+    counts: Vec<Arc<ListenerCells>>,
+    ring_counts: Arc<RingCells>,
     commands: Receiver<Command>,
     now: Time,
 }
@@ -97,10 +104,13 @@ impl Worker {
         let mut ring = Ring::new()?;
         ring.arm_waker(WAKER, &setup.waker);
         let now = clock::now();
-        let mut acceptors = Vec::new();
+        let mut recorder = Recorder::new(setup.announcements);
+        let ring_counts = recorder.ring(setup.number);
+        let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
+            counts.push(recorder.listener(&listener.name, listener.pool.name()));
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
@@ -111,7 +121,8 @@ impl Worker {
                 clients: listener.clients,
             });
         }
-        Ok(Worker { ring, sessions: Sessions::new(routes, now), acceptors, commands: setup.commands, now })
+        let sessions = Sessions::new(routes, recorder, now);
+        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
     /// Serves until it was drained.
@@ -136,6 +147,7 @@ impl Worker {
             self.sessions.tick(&mut self.ring, self.now);
             self.let_go();
             self.turn_acceptors();
+            self.ring_counts.set(&self.ring.statistics());
         }
         // The last of an accept queue may have been closed at once.
         self.let_go();
@@ -165,9 +177,11 @@ impl Worker {
     }
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
+        self.counts[usize::from(number)].accepted.add(1);
         self.acceptors[usize::from(number)].admission().enter();
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
+            self.counts[usize::from(number)].no_slot.add(1);
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
             drop(socket);
         }
@@ -195,6 +209,7 @@ impl Worker {
     /// Counts out and logs the sessions that have ended.
     fn let_go(&mut self) {
         for ended in self.sessions.drain_ended() {
+            self.counts[usize::from(ended.route)].close(ended.reason, self.now - ended.started);
             self.acceptors[usize::from(ended.route)].admission().leave();
             log_end(&ended, self.now);
         }
@@ -203,6 +218,7 @@ impl Worker {
     fn turn_acceptors(&mut self) {
         for number in 0..self.acceptors.len() {
             self.acceptors[number].turn(&mut self.ring, self.now);
+            self.counts[number].pause(self.acceptors[number].pause());
             if let Some(socket) = self.acceptors[number].take_stopped() {
                 // Whoever waits in the accept queue would be reset when the last descriptor is closed.
                 for client in accept_rest(&socket) {

@@ -15,6 +15,7 @@ use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, 
 use crate::engine::{self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
+use crate::metrics::Recorder;
 use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
 use crate::slots::{Key, Slots};
 use crate::time::Time;
@@ -22,6 +23,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
+use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
 /// Where a listener's clients go, as one worker sees it.
@@ -88,12 +90,13 @@ struct Session<S> {
     /// The only timer that counts; those set before it are ignored when they fire.
     timer: Time,
     started: Time,
-    received: [u64; 2],
+    tally: Tally,
 }
 
 /// What the sessions of a worker share.
 struct Context {
     routes: Vec<Route>,
+    recorder: Recorder,
     timers: Timers,
     due: Vec<Timer>,
     /// Sides that wait for a small, and for a large buffer.
@@ -112,10 +115,11 @@ struct Begin {
 }
 
 impl<E: Engine> Sessions<E> {
-    /// No sessions yet; those to come arrive by one of `routes`.
-    pub fn new(routes: Vec<Route>, now: Time) -> Sessions<E> {
+    /// No sessions yet; those to come arrive by one of `routes`, which `recorder` knows by the same numbers.
+    pub fn new(routes: Vec<Route>, recorder: Recorder, now: Time) -> Sessions<E> {
         let context = Context {
             routes,
+            recorder,
             timers: Timers::new(now),
             due: Vec::new(),
             starved: [VecDeque::new(), VecDeque::new()],
@@ -150,6 +154,7 @@ impl<E: Engine> Sessions<E> {
             relay: Relay::new(now, last_at, start),
             sockets: [Some(socket), None],
             unix: [*unix_clients, false],
+            tally: Tally::new(held.bytes()),
             chains: [Chain::new(), held],
             sent_in: [0; 2],
             route,
@@ -162,7 +167,6 @@ impl<E: Engine> Sessions<E> {
             doomed: None,
             timer: Time::NEVER,
             started: now,
-            received: [0; 2],
         };
         let key = self.slots.insert(session).map_err(|mut session| {
             engine.buffers().clear(&mut session.chains[Side::Backend as usize]);
@@ -185,7 +189,7 @@ impl<E: Engine> Sessions<E> {
             return;
         };
         let input = match event {
-            Event::Received { filled, more } => session.receive(engine, side, filled, more),
+            Event::Received { filled, more } => session.receive(engine, side, (filled, more), now),
             Event::Sent { bytes, whole } => {
                 engine.buffers().consume(&mut session.chains[side as usize], bytes);
                 Input::Sent { side, bytes, whole }
@@ -215,7 +219,10 @@ impl<E: Engine> Sessions<E> {
         let mut due = std::mem::take(&mut self.context.due);
         self.context.timers.expire(now, &mut due);
         for timer in due.drain(..) {
-            if self.slots.get(timer.key).is_some_and(|session| session.timer == timer.at) {
+            if let Some(session) = self.slots.get_mut(timer.key)
+                && session.timer == timer.at
+            {
+                session.report(now);
                 self.input(engine, timer.key, Input::Tick, now);
             }
         }
@@ -239,8 +246,8 @@ impl<E: Engine> Sessions<E> {
 
     /// Lets go of the snapshots that the last choices were made from, which an idle worker would keep alive.
     pub fn refresh(&mut self) {
-        for route in &mut self.context.routes {
-            route.chooser.set();
+        for (number, route) in self.context.routes.iter_mut().enumerate() {
+            self.context.recorder.retain(number as u16, route.chooser.set());
         }
     }
 
@@ -302,7 +309,7 @@ impl<E: Engine> Sessions<E> {
             client: session.client,
             backend: session.backend,
             started: session.started,
-            received: session.received,
+            received: session.tally.received(),
         });
     }
 
@@ -406,7 +413,10 @@ impl<S> Session<S> {
                 return Some(Input::Answered { bytes: chain.bytes() });
             }
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
-            Action::Drop(side) => engine.buffers().clear(&mut self.chains[side as usize]),
+            Action::Drop(side) => {
+                self.tally.discard(side.other(), self.chains[side as usize].bytes());
+                engine.buffers().clear(&mut self.chains[side as usize]);
+            }
             Action::Spill(side) => engine.buffers().spill(&mut self.chains[side as usize]),
             Action::CancelSend(side) => engine.cancel(owner(side), OpKind::Send),
             Action::AwaitBuffers { side, bulk } => context.starved[usize::from(bulk)].push_back((key, side)),
@@ -427,7 +437,9 @@ impl<S> Session<S> {
                 let seen = engine.inspect(socket);
                 return Some(Input::Inspected { side, outstanding, unanswered: seen.unanswered, heard: seen.heard });
             }
-            Action::Close(side) | Action::Reset(side) => self.close(engine, side, matches!(action, Action::Reset(_))),
+            Action::Close(side) | Action::Reset(side) => {
+                self.close(engine, side, matches!(action, Action::Reset(_)), now);
+            }
             Action::Deadline(at) => {
                 self.timer = at;
                 context.timers.set(key, at);
@@ -437,7 +449,12 @@ impl<S> Session<S> {
         None
     }
 
-    fn close<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, reset: bool) {
+    fn close<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, reset: bool, now: Time) {
+        if side == Side::Backend {
+            // Before its place is free: whoever finds nobody there finds all bytes counted.
+            self.report(now);
+            self.tally.discard(Side::Client, self.chains[side as usize].bytes());
+        }
         engine.buffers().clear(&mut self.chains[side as usize]);
         if let Some(socket) = self.sockets[side as usize].take() {
             if reset { engine.reset(socket) } else { engine.close(socket) }
@@ -458,7 +475,7 @@ impl<S> Session<S> {
             Parsed::Invalid(reason) => return Some(Input::HeaderWrong(reason)),
         };
         engine.buffers().consume(chain, header.bytes);
-        self.received[Side::Client as usize] -= header.bytes as u64;
+        self.tally.take_header(header.bytes);
         let socket = self.sockets[Side::Client as usize].as_ref();
         let (command, client) = match header.command {
             Command::Local | Command::Unknown => {
@@ -475,7 +492,9 @@ impl<S> Session<S> {
             Ok(place) => self.place = place,
             Err(reason) => return Some(Input::ClientRefused(reason)),
         }
+        let before = chain.bytes();
         proxy_protocol.announce(&command, engine.buffers(), chain);
+        self.tally.queue(chain.bytes() - before);
         Some(Input::HeaderRead { waiting: chain.bytes() })
     }
 
@@ -495,6 +514,7 @@ impl<S> Session<S> {
         };
         let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
         self.backend = Some(claim.backend().id());
+        self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
         self.doomed = None;
         match engine.open(claim.backend().address(), &route.options) {
             Ok(socket) => {
@@ -516,6 +536,7 @@ impl<S> Session<S> {
         }
         self.tried = None;
         self.connected = true;
+        self.tally.connected(now);
         Input::Connected
     }
 
@@ -533,6 +554,7 @@ impl<S> Session<S> {
     }
 
     fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
+        self.tally.fail(failure);
         self.tried.get_or_insert_default().insert(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
@@ -546,17 +568,26 @@ impl<S> Session<S> {
         &mut self,
         engine: &mut E,
         side: Side,
-        filled: engine::Filled,
-        more: bool,
+        (filled, more): (engine::Filled, bool),
+        now: Time,
     ) -> Input {
         let bytes = filled.bytes();
-        self.received[side as usize] += bytes as u64;
+        let due = self.tally.receive(side, bytes);
         if self.relay.discards(side) {
+            self.tally.discard(side, bytes);
             engine.buffers().discard(filled);
         } else {
             engine.buffers().append(&mut self.chains[side.other() as usize], filled);
         }
+        if due {
+            self.report(now);
+        }
         Input::Received { side, bytes, more }
+    }
+
+    #[cold]
+    fn report(&mut self, now: Time) {
+        self.tally.report(self.chains[Side::Backend as usize].bytes(), now);
     }
 
     fn receive_end<E: Engine<Socket = S>>(

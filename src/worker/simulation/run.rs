@@ -12,6 +12,7 @@ use super::seen::Seen;
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
 use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
+use crate::metrics::{BackendTotals, Ledger, Recorder};
 use crate::relay::{Kill, Rules, Side, WhenNone};
 use crate::time::Time;
 use crate::worker::clients::ClientRules;
@@ -69,6 +70,7 @@ impl Finish {
 }
 
 struct Run {
+    ledger: Ledger,
     kernel: Kernel,
     sessions: Sessions<Kernel>,
     pool: Arc<Pool>,
@@ -129,8 +131,12 @@ impl Run {
             clients: ClientRules::default(),
             unix_clients: false,
         };
+        let (ledger, announcements) = Ledger::new(0);
+        let mut recorder = Recorder::new(announcements);
+        recorder.listener("default", pool.name());
         let mut run = Run {
-            sessions: Sessions::new(vec![route], kernel.now),
+            ledger,
+            sessions: Sessions::new(vec![route], recorder, kernel.now),
             kernel,
             pool,
             rules,
@@ -289,12 +295,33 @@ impl Run {
         assert!(self.pool.snapshot().backends().iter().all(|backend| backend.active() == 0), "a place is still held");
         // The sessions' chooser may hold on to a set that was replaced.
         drop(self.sessions);
+        Run::judge_numbers(&self.kernel, &mut self.ledger, &self.pool);
         self.pool.collect();
         assert!(self.pool.leaving().is_empty(), "a backend that was removed is still in use");
         self.report.seen = self.kernel.seen;
         let clean = |link: &Link| link.side == Side::Client && link.clean.is_some();
         self.report.clean = self.kernel.links().filter(|(_, link)| clean(link)).count() as u64;
         self.report
+    }
+
+    /// What was counted for the metrics is what has happened on the backends' links. No backend has series of its own, so that
+    /// the sum has all of them, those gone too.
+    fn judge_numbers(kernel: &Kernel, ledger: &mut Ledger, pool: &Arc<Pool>) {
+        ledger.update(std::slice::from_ref(pool));
+        let mut totals = BackendTotals::default();
+        ledger.pool(pool, |view| totals = view.totals);
+        let (mut connected, mut answered, mut sent, mut received) = (0, 0, 0, 0);
+        for (_, link) in kernel.links().filter(|(_, link)| link.side == Side::Backend) {
+            connected += u64::from(link.told.connected_at.is_some());
+            answered += u64::from(link.told.bytes > 0);
+            sent += link.outbound.taken;
+            received += link.told.bytes;
+        }
+        assert_eq!((totals.connected, totals.connect.total()), (connected, connected), "connects are miscounted");
+        assert_eq!(totals.first_byte.total(), answered, "first bytes are miscounted");
+        assert_eq!((totals.sent, totals.received), (sent, received), "bytes are miscounted");
+        let failed: u64 = totals.failures.iter().sum();
+        assert!(totals.attempts >= connected + failed, "a connect has ended that never began");
     }
 }
 

@@ -1,0 +1,380 @@
+//! The control thread's side of the numbers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::balance::{Backend, BackendId, BackendSet, Pool, Standing};
+use crate::engine::ring::Statistics;
+use crate::histogram::Counts;
+use crate::relay::CloseReason;
+
+use super::OTHER;
+use super::cells::{BackendCells, ListenerCells, RingCells};
+use super::labels::{ConnectFailure, Pause, Refusal};
+use super::recorder::Announced;
+
+/// What all workers have counted.
+#[derive(Debug)]
+pub struct Ledger {
+    announcements: Receiver<Announced>,
+    /// Backends that may have series of their own.
+    series_max: usize,
+    /// Those that have.
+    series: usize,
+    rings: Vec<(usize, Arc<RingCells>)>,
+    listeners: Vec<ListenerBook>,
+    pools: HashMap<Arc<str>, PoolBook>,
+}
+
+#[derive(Debug)]
+struct ListenerBook {
+    name: String,
+    pool: Arc<str>,
+    cells: Arc<ListenerCells>,
+}
+
+#[derive(Debug, Default)]
+struct PoolBook {
+    backends: HashMap<BackendId, BackendBook>,
+    /// What is left of backends without series of their own that are gone: the sum must not go back.
+    gone: BackendTotals,
+    /// The set that it knows.
+    revision: u64,
+    /// Removed backends were there still when it looked last.
+    has_leaving: bool,
+}
+
+#[derive(Debug, Default)]
+struct BackendBook {
+    cells: Vec<Arc<BackendCells>>,
+    /// What was in blocks that are freed.
+    freed: BackendTotals,
+    shown: Option<Shown>,
+    /// As the pool said last.
+    ejections: u64,
+}
+
+/// Where a backend's numbers are shown.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// In series of its own, for as long as it lives.
+    Alone,
+    /// With those of others in [`OTHER`], for as long as it lives: a sum whose parts come and go would jump.
+    Together,
+}
+
+/// What one worker's ring has done.
+#[derive(Copy, Clone, Debug)]
+pub struct RingTotals {
+    /// The worker's number.
+    pub worker: usize,
+    /// What it counts.
+    pub statistics: Statistics,
+}
+
+/// What one listener has counted, over all its sockets and workers.
+#[derive(Clone, Debug)]
+pub struct ListenerTotals {
+    /// Clients that the kernel has handed over.
+    pub accepted: u64,
+    /// Clients turned away, by [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// Sessions that have ended, by [`CloseReason::number`].
+    pub closed: [u64; CloseReason::LABELS.len()],
+    /// Sockets on which accepting pauses now.
+    pub paused: u64,
+    /// Pauses that have begun, by [`Pause`].
+    pub pauses: [u64; Pause::ALL.len()],
+    /// How long sessions lasted.
+    pub session: Counts,
+}
+
+/// What was counted of a backend, or of several together, over all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendTotals {
+    /// Connects begun, or meant to be.
+    pub attempts: u64,
+    /// Connects that succeeded.
+    pub connected: u64,
+    /// Connects that failed, by [`ConnectFailure`].
+    pub failures: [u64; ConnectFailure::ALL.len()],
+    /// Bytes that were sent to it.
+    pub sent: u64,
+    /// Bytes that were received from it.
+    pub received: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// How long connects took.
+    pub connect: Counts,
+    /// From a connect's success to the first byte.
+    pub first_byte: Counts,
+}
+
+/// A pool's numbers.
+#[derive(Copy, Clone, Debug)]
+pub struct PoolView {
+    /// Its backends by what they are, in the order of [`Standing::ALL`].
+    pub standings: [u64; Standing::ALL.len()],
+    /// Clients whom none of its backends could serve.
+    pub no_backend: u64,
+}
+
+/// A backend and its numbers.
+#[derive(Debug)]
+pub struct BackendView {
+    /// Its name, or [`OTHER`].
+    pub name: String,
+    /// The backend; `None` for the sum of the others.
+    pub backend: Option<Arc<Backend>>,
+    /// Connections that hold a place with it now.
+    pub active: u64,
+    /// What was counted.
+    pub totals: BackendTotals,
+}
+
+/// Durations in the buckets of an operator.
+#[derive(Copy, Clone, Debug)]
+pub struct Buckets<const N: usize> {
+    /// How many were at most as long as each bound.
+    pub cumulative: [u64; N],
+    /// How many there were.
+    pub total: u64,
+    /// Their sum, in seconds.
+    pub sum_seconds: f64,
+}
+
+impl Ledger {
+    /// An empty one, that gives at most `series_max` backends series of their own; and where blocks are announced.
+    pub fn new(series_max: usize) -> (Ledger, Sender<Announced>) {
+        let (sender, announcements) = channel();
+        let ledger = Ledger {
+            announcements,
+            series_max,
+            series: 0,
+            rings: Vec::new(),
+            listeners: Vec::new(),
+            pools: HashMap::new(),
+        };
+        (ledger, sender)
+    }
+
+    /// Takes in new blocks, frees those that no worker writes any more, and forgets the backends that their pools have
+    /// forgotten. `pools` are all there are, in the order of the configuration. Call it every now and then, and always before
+    /// [`Pool::collect`].
+    pub fn update(&mut self, pools: &[Arc<Pool>]) {
+        while let Ok(announced) = self.announcements.try_recv() {
+            self.take(announced);
+        }
+        for pool in pools {
+            let (set, leaving) = living(pool);
+            self.update_pool(pool, &set, &leaving);
+        }
+    }
+
+    /// The workers' rings, by the workers' numbers.
+    pub fn rings(&self) -> Vec<RingTotals> {
+        let mut rings: Vec<RingTotals> =
+            self.rings.iter().map(|(worker, cells)| RingTotals { worker: *worker, statistics: cells.get() }).collect();
+        rings.sort_unstable_by_key(|ring| ring.worker);
+        rings
+    }
+
+    /// What each listener has counted, by its name.
+    pub fn listeners(&self) -> BTreeMap<&str, ListenerTotals> {
+        let mut listeners = BTreeMap::new();
+        for book in &self.listeners {
+            let totals: &mut ListenerTotals = listeners.entry(book.name.as_str()).or_default();
+            totals.add(&book.cells);
+        }
+        listeners
+    }
+
+    /// A pool's numbers as they are shown in metrics, after an [`update`](Ledger::update). `show` gets its backends with series
+    /// of their own, then the sum of the others, if there is or was one: one by one, because their counts are large.
+    pub fn pool(&self, pool: &Pool, mut show: impl FnMut(BackendView)) -> PoolView {
+        let (set, leaving) = living(pool);
+        let book = self.pools.get(pool.name());
+        let mut standings = [0; Standing::ALL.len()];
+        for backend in set.backends() {
+            standings[backend.standing() as usize] += 1;
+        }
+        let gone = book.map(|book| book.gone.clone()).unwrap_or_default();
+        let (mut others, mut others_active) = ((gone != BackendTotals::default()).then_some(gone), 0);
+        for backend in set.backends().iter().chain(&leaving) {
+            let Some(book) = book.and_then(|book| book.backends.get(&backend.id())) else { continue };
+            let (totals, active) = (book.totals(backend), u64::from(backend.active()));
+            if book.shown == Some(Shown::Alone) {
+                let (name, backend) = (backend.name().to_owned(), Some(backend.clone()));
+                show(BackendView { name, backend, active, totals });
+            } else {
+                others_active += active;
+                others.get_or_insert_default().add(&totals);
+            }
+        }
+        if let Some(totals) = others {
+            show(BackendView { name: OTHER.to_owned(), backend: None, active: others_active, totals });
+        }
+        PoolView { standings, no_backend: self.no_backend(pool.name()) }
+    }
+
+    /// The numbers of one backend, however they are shown in metrics.
+    pub fn backend(&self, pool: &str, backend: &Backend) -> BackendTotals {
+        let book = self.pools.get(pool).and_then(|book| book.backends.get(&backend.id()));
+        book.map(|book| book.totals(backend)).unwrap_or_default()
+    }
+
+    fn take(&mut self, announced: Announced) {
+        match announced {
+            Announced::Ring { worker, cells } => self.rings.push((worker, cells)),
+            Announced::Listener { name, pool, cells } => self.listeners.push(ListenerBook { name, pool, cells }),
+            Announced::Backend { pool, id, cells } => {
+                let pool = self.pools.entry(pool).or_default();
+                pool.backends.entry(id).or_default().cells.push(cells);
+            }
+        }
+    }
+
+    fn update_pool(&mut self, pool: &Pool, set: &BackendSet, leaving: &[Arc<Backend>]) {
+        if !self.pools.contains_key(pool.name()) {
+            self.pools.insert(pool.name().into(), PoolBook::default());
+        }
+        let Some(book) = self.pools.get_mut(pool.name()) else { return };
+        if std::mem::replace(&mut book.revision, set.revision()) == set.revision()
+            && leaving.is_empty()
+            && !book.has_leaving
+        {
+            return;
+        }
+        book.has_leaving = !leaving.is_empty();
+        let mut forgotten = std::mem::take(&mut book.backends);
+        for backend in set.backends().iter().chain(leaving) {
+            let mut kept = forgotten.remove(&backend.id()).unwrap_or_default();
+            kept.free_blocks();
+            kept.ejections = backend.ejections_total();
+            if kept.shown.is_none() {
+                let alone = self.series < self.series_max && backend.name() != OTHER;
+                kept.shown = Some(if alone { Shown::Alone } else { Shown::Together });
+                self.series += usize::from(alone);
+            }
+            book.backends.insert(backend.id(), kept);
+        }
+        for gone in forgotten.into_values() {
+            match gone.shown {
+                Some(Shown::Alone) => self.series -= 1,
+                Some(Shown::Together) | None => book.gone.add(&gone.sum()),
+            }
+        }
+    }
+
+    fn no_backend(&self, pool: &str) -> u64 {
+        let reason = CloseReason::NoBackend.number();
+        self.listeners.iter().filter(|book| *book.pool == *pool).map(|book| book.cells.closed(reason)).sum()
+    }
+}
+
+/// The backends that a pool knows: those of its set, and the removed ones that still have sessions. Together, so that one that
+/// changes from the one to the other meanwhile is not missed.
+fn living(pool: &Pool) -> (Arc<BackendSet>, Vec<Arc<Backend>>) {
+    loop {
+        let before = pool.snapshot();
+        let leaving = pool.leaving();
+        let set = pool.snapshot();
+        if before.revision() == set.revision() {
+            return (set, leaving);
+        }
+    }
+}
+
+impl BackendBook {
+    fn totals(&self, backend: &Backend) -> BackendTotals {
+        BackendTotals { ejections: backend.ejections_total(), ..self.sum() }
+    }
+
+    fn sum(&self) -> BackendTotals {
+        let mut totals = BackendTotals { ejections: self.ejections, ..self.freed.clone() };
+        for cells in &self.cells {
+            totals.add_cells(cells);
+        }
+        totals
+    }
+
+    /// Adds up the blocks that nobody else holds, and frees them.
+    fn free_blocks(&mut self) {
+        let freed = &mut self.freed;
+        self.cells.retain_mut(|cells| {
+            // Succeeds only for the sole owner, and sees all that the others have written before they let go.
+            if Arc::get_mut(cells).is_none() {
+                return true;
+            }
+            freed.add_cells(cells);
+            false
+        });
+    }
+}
+
+impl BackendTotals {
+    fn add_cells(&mut self, cells: &BackendCells) {
+        self.attempts += cells.attempts.get();
+        self.connected += cells.connected.get();
+        for (sum, failure) in self.failures.iter_mut().zip(ConnectFailure::ALL) {
+            *sum += cells.failures(failure);
+        }
+        self.sent += cells.sent.get();
+        self.received += cells.received.get();
+        cells.connect.add_to(&mut self.connect);
+        cells.first_byte.add_to(&mut self.first_byte);
+    }
+
+    fn add(&mut self, other: &BackendTotals) {
+        let BackendTotals { attempts, connected, failures, sent, received, ejections, connect, first_byte } = other;
+        self.attempts += attempts;
+        self.connected += connected;
+        for (sum, count) in self.failures.iter_mut().zip(failures) {
+            *sum += count;
+        }
+        self.sent += sent;
+        self.received += received;
+        self.ejections += ejections;
+        self.connect.add(connect);
+        self.first_byte.add(first_byte);
+    }
+}
+
+impl Default for ListenerTotals {
+    fn default() -> ListenerTotals {
+        ListenerTotals {
+            accepted: 0,
+            refused: [0; Refusal::ALL.len()],
+            closed: [0; CloseReason::LABELS.len()],
+            paused: 0,
+            pauses: [0; Pause::ALL.len()],
+            session: Counts::new(),
+        }
+    }
+}
+
+impl ListenerTotals {
+    fn add(&mut self, cells: &ListenerCells) {
+        for (number, sum) in self.closed.iter_mut().enumerate() {
+            *sum += cells.closed(number);
+        }
+        for (sum, refusal) in self.refused.iter_mut().zip(Refusal::ALL) {
+            *sum += cells.refused(refusal);
+        }
+        self.accepted += cells.accepted.get();
+        self.paused += u64::from(cells.is_paused());
+        for (sum, pause) in self.pauses.iter_mut().zip(Pause::ALL) {
+            *sum += cells.pauses(pause);
+        }
+        cells.session.add_to(&mut self.session);
+    }
+}
+
+impl<const N: usize> Buckets<N> {
+    /// `counts`, divided at `bounds`, which are in seconds and ascending.
+    pub fn new(counts: &Counts, bounds: &[f64; N]) -> Buckets<N> {
+        let cumulative = counts.cumulative(bounds);
+        Buckets { cumulative, total: counts.total(), sum_seconds: counts.sum_seconds() }
+    }
+}
