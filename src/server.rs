@@ -194,7 +194,8 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands });
+            let mailbox = self.mailboxes[number].clone();
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox });
         }
         setups
     }
@@ -350,6 +351,7 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
         when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
     }
 }
 

@@ -9,12 +9,15 @@
 //! AwaitingHeader -> Ending
 //!    v
 //! Choosing -> Connecting -> Relaying -> Resetting -> Ending
-//!    |  ^------'   |            '------------------------^
-//!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
-//!    '-> Refusing -> Ending
+//!  |  |  ^------'   |            '------------------------^
+//!  |  |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
+//!  |  '-> Queued -> (Choosing | Refusing | Ending)
+//!  '-> Refusing -> Ending
 //! ```
 //! - *AwaitingHeader*: only behind a proxy that says who its client is (the PROXY protocol). The client's bytes are
 //!   received and held; no backend is chosen before its header is complete.
+//! - *Queued*: everybody who could serve the client is full, and it waits for a place. Its bytes are held as while connecting;
+//!   its end of stream is not "gone", its reset is.
 //! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
 //! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
 //!   are over; that the other is slower does not hold it up.
@@ -96,6 +99,8 @@ pub struct Rules {
     pub dead_peer_timeout: Option<Duration>,
     /// What a client gets whom nobody serves.
     pub when_none: WhenNone,
+    /// How long a client may wait for a place.
+    pub queue_timeout: Duration,
 }
 
 /// What a client gets when no backend may serve it.
@@ -152,6 +157,12 @@ pub enum Input {
     Connecting,
     /// No backend may serve this client.
     NoneEligible,
+    /// All backends that could serve this client are full, and nobody else may wait for them.
+    QueueFull,
+    /// All backends that could serve this client are full: it waits for a place.
+    Queued,
+    /// The client that waited has got a place. [`Input::Connecting`] or [`Input::ConnectFailed`] follows.
+    Placed,
     /// The answer to [`Action::Answer`]: so many bytes wait for the client.
     Answered {
         /// How many.
@@ -242,8 +253,11 @@ pub enum ReceiveEnd {
 /// What is to be done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`] or [`Input::ConnectFailed`].
+    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`], [`Input::Queued`],
+    /// [`Input::QueueFull`] or [`Input::ConnectFailed`].
     Choose,
+    /// Leave the queue for a place.
+    LeaveQueue,
     /// Cancel the connect.
     CancelConnect,
     /// Throw away what waits for this side; none of it is in flight.
@@ -319,6 +333,10 @@ pub enum CloseReason {
     Header(HeaderFault),
     /// No backend could serve.
     NoBackend,
+    /// All backends that could serve were full, and so was the queue.
+    QueueFull,
+    /// It got no place in time.
+    QueueTimeout,
     /// The last connect that was tried failed so.
     ConnectFailed(Errno),
     /// The last connect that was tried, or all together, took too long.
@@ -344,6 +362,8 @@ impl CloseReason {
             CloseReason::IdleTimeout => "idle_timeout",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
+            CloseReason::QueueFull => "queue_full",
+            CloseReason::QueueTimeout => "queue_timeout",
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",

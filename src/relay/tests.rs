@@ -25,6 +25,7 @@ impl Session {
             idle_timeout: Some(Duration::from_secs(600)),
             dead_peer_timeout: Some(Duration::from_secs(30)),
             when_none: WhenNone::Close,
+            queue_timeout: Duration::from_secs(5),
         };
         Session { relay: Relay::new(Time::ZERO, start), rules, now: Time::ZERO }
     }

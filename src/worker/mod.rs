@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use crate::balance::{Chooser, Pool};
+use crate::balance::{Chooser, Pool, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
@@ -31,7 +31,7 @@ use crate::time::Time;
 use admission::Admission;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
-use mailbox::Command;
+use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
@@ -46,8 +46,10 @@ pub struct Setup {
     pub listeners: Vec<ListenerSetup>,
     /// Wakes it.
     pub waker: Waker,
-    /// Where its commands arrive.
+    /// Where its commands arrive ...
     pub commands: Receiver<Command>,
+    /// ... and are sent.
+    pub mailbox: Mailbox,
 }
 
 /// One listener of a worker.
@@ -95,13 +97,14 @@ impl Worker {
         let now = clock::now();
         let mut acceptors = Vec::new();
         let mut routes = Vec::new();
+        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
-                chooser: Chooser::new(listener.pool, seed),
+                chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
                 proxy_protocol: listener.proxy_protocol,
             });
@@ -179,6 +182,7 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
+                Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
                 }

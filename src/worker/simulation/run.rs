@@ -306,6 +306,7 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         idle_timeout: idle.then(|| Duration::from_secs(random.between(10, 60))),
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
         when_none: random.pick(WhenNone::ALL),
+        queue_timeout: Duration::from_millis(random.between(1, 8_000)),
     }
 }
 

@@ -57,6 +57,8 @@ impl Kernel {
             CloseReason::DeadPeer(side) => case.judge_dead(side),
             CloseReason::IdleTimeout => case.judge_idle(),
             CloseReason::NoBackend
+            | CloseReason::QueueFull
+            | CloseReason::QueueTimeout
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
