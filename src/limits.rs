@@ -134,8 +134,20 @@ pub const PROXY_HEADER_MIN: Duration = Duration::from_secs(3);
 /// refused. Addresses take 232 of them at most; the rest is for extensions, which may carry a certificate.
 pub const PROXY_HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// Networks that one listener trusts: each of its clients is looked for among them.
-pub const TRUSTED_PROXIES_MAX: usize = 1024;
+/// Networks of one list (`allow`, `deny`, `trusted_proxies`): the blocklists that people share have some ten thousand. A
+/// client is looked for among so many in 16 steps, and they take 2 MiB.
+pub const NETWORKS_MAX: usize = 64 * 1024;
+
+/// Locks among which the clients of a listener are spread while they are counted, so that workers seldom meet at one.
+pub const CLIENT_SHARDS: usize = 64;
+
+/// Bits of an IPv6 address that name one client for `max_connections_per_client`: whoever has one address has all of such a
+/// network (RFC 6177).
+pub const CLIENT_PREFIX_V6: u32 = 64;
+
+/// A session may be shorter than `max_session_duration` by up to this part of it, at random, so that those which began
+/// together do not end together.
+pub const SESSION_JITTER: u32 = 10;
 
 /// Backends tried for one client at most, however the configuration sets `connect_attempts`.
 pub const CONNECT_ATTEMPTS_MAX: usize = 16;
@@ -330,6 +342,7 @@ const _: () = assert!(BUFFERS_PUBLISHED_MIN > 33, "one receive takes up to 33 at
 const _: () = assert!(BULK_BUFFERS_PUBLISHED_MIN.is_power_of_two() && BULK_BUFFERS_PUBLISHED_MIN < BULK_BUFFERS_MAX);
 const _: () = assert!(BUFFERS_PUBLISHED_MIN.is_power_of_two() && BUFFERS_PUBLISHED_MIN < BUFFERS_PUBLISHED);
 const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);
+const _: () = assert!(CLIENT_SHARDS.is_power_of_two() && SESSION_JITTER > 1);
 const _: () = assert!(PROXY_HEADER_MIN.as_millis() <= PROXY_HEADER_MAX.as_millis());
 const _: () = assert!(PROXY_HEADER_BYTES_MAX <= WATERMARK_LOW_BYTES, "a header is received without a pause");
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);

@@ -26,6 +26,7 @@ use crate::limits::{
 };
 use crate::relay::{Kill, Rules};
 use crate::worker::admission::{Admission, Gate};
+use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
@@ -169,6 +170,8 @@ impl Fleet {
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
         let gates: HashMap<&str, Arc<Gate>> = config.listeners().iter().map(|l| (l.name.as_str(), gate(l))).collect();
+        let clients: HashMap<&str, ClientRules> =
+            config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
         for (number, commands) in commands.into_iter().enumerate() {
             let mut listeners = Vec::new();
@@ -190,6 +193,7 @@ impl Fleet {
                         accept: listener.accept_proxy_protocol.clone(),
                         send: settings.send_proxy_protocol,
                     },
+                    clients: clients[listener.name.as_str()].clone(),
                 });
             }
             let waker = wakers[number].clone();
@@ -352,11 +356,19 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         dead_peer_timeout: listener.dead_peer_timeout,
         when_none: pool.when_none,
         queue_timeout: pool.queue_timeout,
+        max_session_duration: listener.max_session_duration,
     }
 }
 
 fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+fn clients(listener: &Listener) -> ClientRules {
+    ClientRules {
+        access: (!listener.access.is_open()).then(|| Arc::new(listener.access.clone())),
+        counts: listener.max_connections_per_client.map(|max| Arc::new(ClientCounts::new(max))),
+    }
 }
 
 fn bind_all(listeners: &[Listener], workers: usize) -> Result<Vec<Bound>, ListenError> {

@@ -153,7 +153,8 @@ fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
 #[test]
 fn the_files_in_the_documents_are_valid() {
     let mut blocks = 0;
-    for path in ["README.md", "docs/configuration.md", "docs/health-checks.md", "docs/names.md", "docs/pools.md"] {
+    let paths = ["configuration", "health-checks", "limits", "names", "pools"].map(|page| format!("docs/{page}.md"));
+    for path in paths.iter().map(String::as_str).chain(["README.md"]) {
         let document = read(path);
         for block in document.split("```toml\n").skip(1) {
             let text = block.split("```").next().unwrap();

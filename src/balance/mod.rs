@@ -55,5 +55,6 @@ pub use claim::{Claim, Next};
 pub use failure::Failure;
 pub use pool::{Changes, CheckEffect, Pool, SetError};
 pub use queue::{Sought, Taker, Ticket};
+pub use random::Random;
 pub use set::BackendSet;
 pub use tried::{BackendId, Tried};

@@ -8,18 +8,20 @@ use toml::de::DeValue;
 
 use crate::address::Address;
 use crate::balance::settings::{BackendSettings, HealthSettings, Policy, PoolSettings};
+use crate::config::access::{self, Access};
 use crate::config::backend::{Backend, Target};
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::file::Section;
 use crate::config::health::{self, Check, Health};
 use crate::config::keys::{self, Absent, Place};
+use crate::config::networks::{Network, Networks};
 use crate::config::notation::quoted;
 use crate::config::queue;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Bind, Config, General, Listener, Overrides, Pool, TrustedProxies, notation, trusted, value};
+use crate::config::{Bind, Config, General, Listener, Overrides, Pool, notation, trusted, value};
 use crate::limits::{
     BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN,
-    FAILS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+    FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -84,11 +86,15 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
     let pool = reader.placed("pool", |value| value::text(value).map(str::to_owned));
     let max_connections = reader.read("max_connections", |value| value::limit(value, CONNECTIONS_MAX));
     let idle_timeout = reader.read("idle_timeout", |value| value::duration_or_off(value, MILLISECOND..=TIMEOUT_MAX));
+    let max_session_duration =
+        reader.read("max_session_duration", |value| value::duration_or_off(value, MILLISECOND..=TIMEOUT_MAX));
     let keepalive = reader.read("keepalive", value::keepalive);
     let dead_peer_timeout =
         reader.read("dead_peer_timeout", |value| value::duration_or_off(value, DEAD_PEER_TIMEOUT_MIN..=TIMEOUT_MAX));
     let backlog = reader.read("backlog", |value| value::number(value, 1..=BACKLOG_MAX));
+    let per_client = reader.read("max_connections_per_client", |value| value::limit(value, CONNECTIONS_MAX));
     let accept_proxy_protocol = reader.accept_proxy_protocol(&bind);
+    let access = reader.access(&bind);
 
     relations.listeners.push(ListenerParts { name: name.clone(), bind: bind.clone(), pool: pool.clone() });
     Some(Listener {
@@ -96,7 +102,10 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         bind: bind.into_iter().map(|bind| bind.value).collect(),
         pool: pool?.value,
         max_connections: max_connections?,
+        max_connections_per_client: per_client?,
+        access: access?,
         idle_timeout: idle_timeout?,
+        max_session_duration: max_session_duration?,
         keepalive: keepalive?,
         dead_peer_timeout: dead_peer_timeout?,
         accept_proxy_protocol: accept_proxy_protocol?,
@@ -347,7 +356,7 @@ impl Reader<'_, '_> {
 
     /// `accept_proxy_protocol` with `trusted_proxies`, and whether they fit each other and the addresses that are bound.
     /// Nothing where one of them is wrong.
-    fn accept_proxy_protocol(&mut self, bind: &[Placed<Bind>]) -> Option<Option<TrustedProxies>> {
+    fn accept_proxy_protocol(&mut self, bind: &[Placed<Bind>]) -> Option<Option<Networks>> {
         let accept = self.read("accept_proxy_protocol", value::boolean);
         let trusted = self.trusted_proxies();
         let (accept, trusted) = (accept?, trusted?);
@@ -395,18 +404,46 @@ impl Reader<'_, '_> {
         Some(queue_max.value)
     }
 
-    fn trusted_proxies(&mut self) -> Option<TrustedProxies> {
-        let mut proxies = TrustedProxies::default();
-        let Some(given) = self.section.given("trusted_proxies") else { return Some(proxies) };
+    fn trusted_proxies(&mut self) -> Option<Networks> {
+        let list = self.networks("trusted_proxies")?;
+        Some(list.networks.iter().map(|network| network.value).collect())
+    }
+
+    /// `allow` and `deny`, and whether they fit each other and the unix sockets that are bound.
+    fn access(&mut self, bind: &[Placed<Bind>]) -> Option<Access> {
+        let (allow, deny) = (self.networks("allow"), self.networks("deny"));
+        let named = self.section.given("accept_proxy_protocol").and_then(|given| given.get_ref().as_bool());
+        let is_unix = |bind: &&Placed<Bind>| matches!(&bind.value, Bind::Address(Address::Unix(_)));
+        // Behind a proxy, a client of a unix socket has an address.
+        let unix: Vec<At> = match named {
+            Some(true) => Vec::new(),
+            _ => bind.iter().filter(is_unix).map(|bind| bind.at.clone()).collect(),
+        };
+        access::access(&allow?, &deny?, &unix, self.faults)
+    }
+
+    /// A list of networks, empty where the key is absent; nothing where one of them is wrong.
+    fn networks(&mut self, name: &str) -> Option<access::List> {
+        let Some(given) = self.section.given(name) else {
+            return Some(access::List { at: At::Bytes(self.section.header.clone()), networks: Vec::new() });
+        };
+        let mut networks = Vec::new();
         let mut right = true;
         for element in elements(given) {
-            let added = value::text(element.get_ref()).and_then(|text| proxies.add(text));
-            if let Err(problem) = added {
-                self.wrong(At::Bytes(element.span()), "trusted_proxies", problem);
-                right = false;
+            let at = At::Bytes(element.span());
+            if networks.len() == NETWORKS_MAX {
+                self.wrong(at, name, too_many_networks());
+                return None;
+            }
+            match value::text(element.get_ref()).and_then(Network::parse) {
+                Ok(value) => networks.push(Placed { value, at }),
+                Err(problem) => {
+                    self.wrong(at, name, problem);
+                    right = false;
+                }
             }
         }
-        right.then_some(proxies)
+        right.then_some(access::List { at: At::Bytes(given.span()), networks })
     }
 
     /// The address as the backend's name, where it can be one.
@@ -449,6 +486,14 @@ fn elements<'v, 't>(given: &'v Spanned<DeValue<'t>>) -> Vec<&'v Spanned<DeValue<
         DeValue::Array(array) => array.iter().collect(),
         _ => vec![given],
     }
+}
+
+fn too_many_networks() -> Problem {
+    Problem::new(
+        "one network too many",
+        format!("a list may have {NETWORKS_MAX}"),
+        "write larger networks instead of many small ones, or leave the choice to a firewall",
+    )
 }
 
 fn is_unix(target: &Target) -> bool {

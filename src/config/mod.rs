@@ -3,6 +3,7 @@
 //! A text goes through `file` (what was typed), `check` with `value` and `notation` (what it means) and `relations`
 //! (whether its parts fit together), and comes out as a [`Config`], which nobody can change or needs to check again.
 
+pub mod access;
 pub mod backend;
 mod check;
 mod fault;
@@ -10,6 +11,7 @@ mod file;
 mod flags;
 pub mod health;
 pub mod keys;
+pub mod networks;
 pub mod notation;
 mod queue;
 mod relations;
@@ -34,8 +36,9 @@ use crate::wire::proxy::Version;
 
 pub use fault::{At, Fault, Faults, Problem, Severity};
 pub use flags::{FlagBackend, Flags, Overrides};
-pub use trusted::TrustedProxies;
+pub use networks::Networks;
 
+use access::Access;
 use backend::Backend;
 use health::Health;
 
@@ -207,8 +210,14 @@ pub struct Listener {
     pub pool: String,
     /// Its sessions at most; `None`: only the process's limit counts.
     pub max_connections: Option<NonZeroU32>,
+    /// Sessions of one client at most; `None`: no limit.
+    pub max_connections_per_client: Option<NonZeroU32>,
+    /// Who may be its client.
+    pub access: Access,
     /// A session without a byte either way for so long ends; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// A session lasts so long at most; `None`: for ever.
+    pub max_session_duration: Option<Duration>,
     /// TCP keepalive on the clients' side, whole seconds; `None`: off.
     pub keepalive: Option<Duration>,
     /// A peer that acknowledges nothing and is not heard of for so long is given up; `None`: never.
@@ -216,7 +225,7 @@ pub struct Listener {
     /// Clients that may wait to be accepted, for each of its sockets.
     pub backlog: NonZeroU32,
     /// Its clients are these proxies, and tell who theirs are; `None`: they tell nothing.
-    pub accept_proxy_protocol: Option<TrustedProxies>,
+    pub accept_proxy_protocol: Option<Networks>,
 }
 
 /// Backends, and how one is chosen.

@@ -119,10 +119,17 @@ impl Relay {
         }
     }
 
-    /// The client's header cannot be had: nobody knows who it is, so it is closed.
-    pub(super) fn refuse_header(&mut self, fault: HeaderFault) {
-        self.blame(CloseReason::Header(fault));
+    /// The client is not to be served, or nobody knows who it is: it is closed at once.
+    pub(super) fn turn_away(&mut self, reason: CloseReason) {
+        self.blame(reason);
         self.finish(false);
+    }
+
+    /// Ends a relaying session on both sides.
+    fn time_is_up(&mut self, reason: CloseReason) {
+        self.blame(reason);
+        // A polite end would pass for the whole of a stream that is still owed bytes.
+        self.end_all(self.owes());
     }
 
     /// Ends the session whatever it is doing; a connect in flight is cancelled first.
@@ -175,15 +182,14 @@ impl Relay {
         // The wheel has let go of the deadline.
         self.next = Time::NEVER;
         match self.phase {
-            Phase::AwaitingHeader { until } if now >= until => self.refuse_header(HeaderFault::Late),
+            Phase::AwaitingHeader { until } if now >= until => self.turn_away(CloseReason::Header(HeaderFault::Late)),
             Phase::Queued { until, .. } if now >= until => self.refuse(CloseReason::QueueTimeout, now, rules),
             Phase::Queued { since, until, watch_at } if now >= watch_at => self.watch_queued(since, until),
             Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
             Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
-                self.blame(CloseReason::IdleTimeout);
-                // A polite end would pass for the whole of a stream that is still owed bytes.
-                self.end_all(self.owes());
+                self.time_is_up(CloseReason::IdleTimeout);
             }
+            Phase::Relaying { .. } if now >= self.last_at => self.time_is_up(CloseReason::MaxDuration),
             Phase::Relaying { look_at, watch_at } => self.look(now, look_at, watch_at, rules),
             Phase::Resetting { broken, until, .. } if now >= until => {
                 self.close_side(broken, false);
@@ -376,7 +382,7 @@ impl Relay {
             Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);
-                idle.min(look_at).min(watch_at)
+                idle.min(look_at).min(watch_at).min(self.last_at)
             }
         }
     }

@@ -25,6 +25,8 @@ pub struct Relay {
     pub(super) next: Time,
     /// When the first backend was wanted.
     pub(super) started_at: Time,
+    /// When it has lasted long enough.
+    pub(super) last_at: Time,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -206,8 +208,9 @@ impl End {
 }
 
 impl Relay {
-    /// A session whose client has just been accepted. Poll it at once.
-    pub fn new(now: Time, start: Start) -> Relay {
+    /// A session whose client has just been accepted, and which may last until `last_at` (see [`Rules::last_at`]). Poll it
+    /// at once.
+    pub fn new(now: Time, last_at: Time, start: Start) -> Relay {
         let mut relay = Relay {
             phase: Phase::Choosing,
             ends: [End::new(Socket::Open), End::new(Socket::Absent)],
@@ -218,6 +221,7 @@ impl Relay {
             active_at: now,
             next: Time::NEVER,
             started_at: now,
+            last_at,
         };
         match start {
             Start::Choose { waiting } => {
@@ -232,8 +236,7 @@ impl Relay {
                 relay.schedule(until);
             }
             Start::Close(reason) => {
-                relay.blame(reason);
-                relay.finish(false);
+                relay.turn_away(reason);
                 relay.settle();
             }
         }
@@ -246,7 +249,8 @@ impl Relay {
             Input::Received { side, bytes, more } => return self.handle_received(side, bytes, more, now, rules),
             Input::Sent { side, bytes, whole } => return self.handle_sent(side, bytes, whole, now, rules),
             Input::HeaderRead { waiting } => self.handle_header_read(waiting, now),
-            Input::HeaderWrong(reason) => self.refuse_header(HeaderFault::Wrong(reason)),
+            Input::HeaderWrong(reason) => self.turn_away(CloseReason::Header(HeaderFault::Wrong(reason))),
+            Input::ClientRefused(reason) => self.turn_away(reason),
             Input::Connecting => self.handle_connecting(now, rules),
             Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now, rules),
             Input::QueueFull => self.refuse(CloseReason::QueueFull, now, rules),
@@ -356,8 +360,10 @@ impl Relay {
     fn handle_received(&mut self, side: Side, bytes: usize, more: bool, now: Time, rules: &Rules) {
         self.active_at = now;
         if self.discards(side) {
-            if let Phase::Refusing { discarded, .. } = &mut self.phase {
-                *discarded += bytes as u64;
+            match &mut self.phase {
+                Phase::Refusing { discarded, .. } => *discarded += bytes as u64,
+                Phase::Ending => self.end_rudely(),
+                _ => {}
             }
             if !more {
                 self.end_mut(side).rx = Rx::Off;
@@ -502,7 +508,7 @@ impl Relay {
                 self.end_mut(side).rx = Rx::Broken;
             }
             ReceiveEnd::Eof if matches!(self.phase, Phase::AwaitingHeader { .. }) => {
-                self.refuse_header(HeaderFault::Unfinished);
+                self.turn_away(CloseReason::Header(HeaderFault::Unfinished));
             }
             ReceiveEnd::Eof => {
                 let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
@@ -590,6 +596,18 @@ impl Relay {
     fn handle_kill(&mut self, kill: Kill) {
         self.blame(CloseReason::Killed(kill));
         self.end_all(true);
+    }
+
+    /// Bytes are lost to a session that is being ended in order because its time is up: neither side may take what it has got
+    /// for the whole.
+    fn end_rudely(&mut self) {
+        if matches!(self.reason, Some(CloseReason::IdleTimeout | CloseReason::MaxDuration)) {
+            for end in &mut self.ends {
+                if let Socket::Closing { reset } = &mut end.socket {
+                    *reset = true;
+                }
+            }
+        }
     }
 
     /// After a recalled send: what is left leaves the receive buffers, if it is still to be delivered.

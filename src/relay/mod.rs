@@ -49,6 +49,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::errno::Errno;
+use crate::limits::SESSION_JITTER;
+use crate::time::Time;
 use crate::wire::proxy::Reason;
 
 pub use machine::Relay;
@@ -101,6 +103,18 @@ pub struct Rules {
     pub when_none: WhenNone,
     /// How long a client may wait for a place.
     pub queue_timeout: Duration,
+    /// How long a session may last, whatever it carries; `None`: for ever.
+    pub max_session_duration: Option<Duration>,
+}
+
+impl Rules {
+    /// When a session that begins now ends at the latest. `random`, of which all 64 bits count, takes up to a part of
+    /// [`SESSION_JITTER`] away.
+    pub fn last_at(&self, now: Time, random: impl FnOnce() -> u64) -> Time {
+        let Some(longest) = self.max_session_duration else { return Time::NEVER };
+        let part = (u128::from(random()) * (longest / SESSION_JITTER).as_nanos()) >> 64;
+        now + (longest - Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX)))
+    }
 }
 
 /// What a client gets when no backend may serve it.
@@ -153,6 +167,8 @@ pub enum Input {
     },
     /// The answer to [`Action::ReadHeader`], where it is no header.
     HeaderWrong(Reason),
+    /// The answer to [`Action::ReadHeader`], where the client that it names is not served.
+    ClientRefused(CloseReason),
     /// A backend was chosen and a connect to it is in flight.
     Connecting,
     /// No backend may serve this client.
@@ -299,12 +315,12 @@ pub enum Action {
     /// The same, with a reset.
     Reset(Side),
     /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
-    /// [`Input::HeaderWrong`], or nothing while it is incomplete.
+    /// [`Input::HeaderWrong`], [`Input::ClientRefused`], or nothing while it is incomplete.
     ReadHeader,
     /// Queue for the client what tells it that nobody serves; answer [`Input::Answered`].
     Answer,
     /// [`Input::Tick`] is wanted at this time, and not before.
-    Deadline(crate::time::Time),
+    Deadline(Time),
     /// All is closed; this is the last action.
     Finished(CloseReason),
 }
@@ -329,6 +345,12 @@ pub enum CloseReason {
     DeadPeer(Side),
     /// No byte either way for the idle timeout.
     IdleTimeout,
+    /// It has lasted as long as a session may.
+    MaxDuration,
+    /// Its listener does not serve clients from there.
+    Denied,
+    /// Its client had as many sessions as one may have.
+    ClientLimit,
     /// Its PROXY protocol header was refused.
     Header(HeaderFault),
     /// No backend could serve.
@@ -360,6 +382,9 @@ impl CloseReason {
             CloseReason::DeadPeer(Side::Client) => "client_dead",
             CloseReason::DeadPeer(Side::Backend) => "backend_dead",
             CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::MaxDuration => "max_session_duration",
+            CloseReason::Denied => "denied",
+            CloseReason::ClientLimit => "client_limit",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
             CloseReason::QueueFull => "queue_full",

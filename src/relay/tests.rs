@@ -26,8 +26,9 @@ impl Session {
             dead_peer_timeout: Some(Duration::from_secs(30)),
             when_none: WhenNone::Close,
             queue_timeout: Duration::from_secs(5),
+            max_session_duration: None,
         };
-        Session { relay: Relay::new(Time::ZERO, start), rules, now: Time::ZERO }
+        Session { relay: Relay::new(Time::ZERO, Time::NEVER, start), rules, now: Time::ZERO }
     }
 
     /// An accepted client, whose first actions are done.
@@ -41,6 +42,13 @@ impl Session {
     fn announced() -> Session {
         let mut session = Session::new(Start::AwaitHeader);
         assert_eq!(session.drain(), [receive(Client)]);
+        session
+    }
+
+    /// A relaying session that may last a minute.
+    fn short() -> Session {
+        let mut session = Session::relaying();
+        session.relay.last_at = Time::ZERO + Duration::from_secs(60);
         session
     }
 
@@ -393,6 +401,63 @@ fn idle_sessions_end_politely_and_those_that_owe_bytes_do_not() {
 }
 
 #[test]
+fn a_session_that_has_lasted_long_enough_ends_as_an_idle_one_does() {
+    let cancelled = |side| Input::ReceiveEnded(side, ReceiveEnd::Cancelled);
+    let finished = Action::Finished(CloseReason::MaxDuration);
+    let mut s = Session::short();
+    // Bytes do not prolong it.
+    s.now = s.now + Duration::from_secs(59);
+    assert_eq!(s.received(Client, 10), [Action::Send(Backend)]);
+    assert_eq!(s.sent(Backend, 10), []);
+    let both = [Action::CancelReceive(Client), Action::CancelReceive(Backend)];
+    assert_eq!(s.after(Duration::from_secs(1)), both);
+    assert_eq!(s.input(cancelled(Client)), [Action::Close(Client)]);
+    assert_eq!(s.input(cancelled(Backend)), [Action::Close(Backend), finished]);
+
+    let mut s = Session::short();
+    s.received(Client, 10);
+    assert_eq!(s.after(Duration::from_secs(60)), [Action::CancelSend(Backend), both[0], both[1]]);
+    assert_eq!(s.input(cancelled(Client)), [Action::Reset(Client)]);
+}
+
+/// Else the peer would take what it has got for the whole.
+#[test]
+fn bytes_that_come_while_a_session_ends_for_its_time_make_it_a_reset() {
+    for reason in [CloseReason::IdleTimeout, CloseReason::MaxDuration] {
+        let mut s = if reason == CloseReason::MaxDuration { Session::short() } else { Session::relaying() };
+        let time = if reason == CloseReason::MaxDuration { 60 } else { 600 };
+        s.after(Duration::from_secs(time));
+        assert_eq!(s.received(Backend, 7), []);
+        assert_eq!(s.input(Input::ReceiveEnded(Backend, ReceiveEnd::Cancelled)), [Action::Reset(Backend)]);
+        let finished = Action::Finished(reason);
+        assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+    }
+}
+
+#[test]
+fn the_time_of_a_session_is_counted_from_its_client_and_looked_at_once_it_is_connected() {
+    let mut s = Session::accepted();
+    s.relay.last_at = Time::from_millis(1);
+    s.input(Input::Connecting);
+    assert_eq!(s.after(Duration::from_secs(1)), []);
+    assert_eq!(s.input(Input::Connected), [receive(Backend)]);
+    assert_eq!(s.relay.next, Time::from_millis(1), "a tick is due at once");
+    assert_eq!(s.after(Duration::ZERO), [Action::CancelReceive(Client), Action::CancelReceive(Backend)]);
+}
+
+#[test]
+fn sessions_that_began_together_end_apart_and_never_late() {
+    let second = Duration::from_secs(1);
+    let rules = Rules { max_session_duration: Some(10 * second), ..Session::accepted().rules };
+    let now = Time::from_millis(5);
+    assert_eq!(rules.last_at(now, || 0), now + 10 * second);
+    assert_eq!(rules.last_at(now, || u64::MAX / 2), now + Duration::from_nanos(9_500_000_001));
+    assert_eq!(rules.last_at(now, || u64::MAX), now + Duration::from_nanos(9_000_000_001));
+    let never = Rules { max_session_duration: None, ..rules };
+    assert_eq!(never.last_at(now, || unreachable!("nobody draws where nothing follows")), Time::NEVER);
+}
+
+#[test]
 fn a_peer_that_leaves_bytes_unanswered_and_says_nothing_is_dead() {
     let mut s = Session::relaying();
     s.received(Client, 10);
@@ -561,6 +626,15 @@ fn what_is_no_header_closes_the_client_and_chooses_nobody() {
     assert!(s.relay.discards(Client));
     assert_eq!(s.received(Client, 20), []);
     let finished = Action::Finished(CloseReason::Header(HeaderFault::Wrong(Reason::NoHeader)));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_client_that_its_header_names_may_be_refused() {
+    let mut s = Session::announced();
+    s.received(Client, 20);
+    assert_eq!(s.input(Input::ClientRefused(CloseReason::Denied)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::Denied);
     assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
 }
 

@@ -1,11 +1,10 @@
 //! Who a session's client is, where that matters: behind a proxy that tells it, and before backends that want to be
 //! told.
 
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::address::Address;
-use crate::config::TrustedProxies;
+use crate::config::Networks;
 use crate::engine::{Addresses, Buffers, Chain};
 use crate::errno::Errno;
 use crate::relay::{CloseReason, HeaderFault, Side, Start};
@@ -15,7 +14,7 @@ use crate::wire::proxy::{self, Command, Endpoint, Parsed, UnixName, Version};
 #[derive(Clone, Debug, Default)]
 pub struct ProxyProtocol {
     /// Clients are proxies that send a header; `None`: they send none.
-    pub accept: Option<TrustedProxies>,
+    pub accept: Option<Networks>,
     /// Backends are sent a header; `None`: they are not.
     pub send: Option<Version>,
 }
@@ -60,12 +59,18 @@ pub fn read_header(buffers: &mut Buffers, chain: &mut Chain) -> Parsed {
     proxy::parse(buffers.slices(chain).next().unwrap_or_default())
 }
 
-/// The address of the client that a header names; `None` where it has none.
-pub const fn client(command: &Command) -> Option<SocketAddr> {
-    match command {
-        Command::Proxy { source: Endpoint::Inet(source), .. } => Some(*source),
-        _ => None,
-    }
+/// The client that a header names; `None` where it names none.
+pub fn client(command: &Command) -> Option<Address> {
+    let Command::Proxy { source, .. } = command else { return None };
+    Some(match source {
+        Endpoint::Inet(inet) => Address::Inet(*inet),
+        Endpoint::Unix(name) => {
+            let name = name.as_bytes();
+            // It is padded with zeros; one at its front begins an abstract name.
+            let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            Address::Unix(std::ffi::OsStr::from_bytes(&name[..end]).into())
+        }
+    })
 }
 
 /// What a backend is told of a connection that nobody has said anything about.

@@ -5,6 +5,7 @@
 //! in a turn is submitted together by the next wait. The clock is read once a turn.
 
 pub mod admission;
+pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
@@ -29,6 +30,7 @@ use crate::slots::Key;
 use crate::time::Time;
 
 use admission::Admission;
+use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::{Command, Mailbox};
@@ -70,6 +72,8 @@ pub struct ListenerSetup {
     pub options: SocketOptions,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
+    /// Who may be a client, and how often.
+    pub clients: ClientRules,
 }
 
 /// A data-plane thread's state.
@@ -107,6 +111,7 @@ impl Worker {
                 chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
                 proxy_protocol: listener.proxy_protocol,
+                clients: listener.clients,
             });
         }
         Ok(Worker { ring, sessions: Sessions::new(routes, now), acceptors, commands: setup.commands, now })

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::balance::settings::Policy;
-use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Request, Sought, Ticket, Tried};
+use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Sought, Ticket, Tried};
 use crate::engine::{self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
@@ -20,6 +20,7 @@ use crate::slots::{Key, Slots};
 use crate::time::Time;
 use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
+use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::timers::{Timer, Timers};
 
@@ -35,6 +36,8 @@ pub struct Route {
     pub options: SocketOptions,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
+    /// Who may be a client, and how often.
+    pub clients: ClientRules,
 }
 
 /// What is known of a session that has ended.
@@ -76,6 +79,8 @@ struct Session<S> {
     /// Its turn in the queue for a place.
     ticket: Option<Box<Ticket>>,
     client: Option<SocketAddr>,
+    /// Counts for its client, where clients are counted.
+    place: Option<Place>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
     /// Its claim is on a connection, and not on one that is being opened.
@@ -98,6 +103,14 @@ struct Context {
     reclaim_at: Time,
     reclaim_turn: u16,
     ended: Vec<Ended>,
+    random: Random,
+}
+
+/// How a session begins, and with whom.
+struct Begin {
+    start: Start,
+    client: Option<SocketAddr>,
+    place: Option<Place>,
 }
 
 impl<E: Engine> Sessions<E> {
@@ -111,6 +124,7 @@ impl<E: Engine> Sessions<E> {
             reclaim_at: Time::NEVER,
             reclaim_turn: 0,
             ended: Vec::new(),
+            random: Random::new(now.nanos()),
         };
         Sessions { slots: Slots::new(), context }
     }
@@ -131,17 +145,20 @@ impl<E: Engine> Sessions<E> {
     /// Gives the socket back where no slot is free.
     pub fn admit(&mut self, engine: &mut E, socket: E::Socket, route: u16, now: Time) -> Result<Key, E::Socket> {
         let mut held = Chain::new();
-        let (start, client) = self.context.identify(engine, &socket, route, &mut held);
+        let Begin { start, client, place } = self.context.identify(engine, &socket, route, &mut held);
+        let Route { rules, unix_clients, .. } = &self.context.routes[usize::from(route)];
+        let last_at = rules.last_at(now, || self.context.random.number());
         let session = Session {
-            relay: Relay::new(now, start),
+            relay: Relay::new(now, last_at, start),
             sockets: [Some(socket), None],
-            unix: [self.context.routes[usize::from(route)].unix_clients, false],
+            unix: [*unix_clients, false],
             chains: [Chain::new(), held],
             sent_in: [0; 2],
             route,
             claim: None,
             ticket: None,
             client,
+            place,
             tried: None,
             backend: None,
             connected: false,
@@ -353,20 +370,23 @@ impl<E: Engine> Sessions<E> {
 
 impl Context {
     /// Who the client is, as far as its route asks; and how its session begins.
-    fn identify<E: Engine>(
-        &mut self,
-        engine: &mut E,
-        socket: &E::Socket,
-        route: u16,
-        held: &mut Chain,
-    ) -> (Start, Option<SocketAddr>) {
+    fn identify<E: Engine>(&mut self, engine: &mut E, socket: &E::Socket, route: u16, held: &mut Chain) -> Begin {
         let route = &mut self.routes[usize::from(route)];
-        if route.proxy_protocol.is_off() && route.chooser.set().settings().policy != Policy::SourceHash {
-            return (Start::Choose { waiting: 0 }, None);
+        if route.proxy_protocol.is_off()
+            && route.clients.is_off()
+            && route.chooser.set().settings().policy != Policy::SourceHash
+        {
+            return Begin { start: Start::Choose { waiting: 0 }, client: None, place: None };
         }
         let addresses = engine.addresses(socket);
-        let start = route.proxy_protocol.begin(&addresses, engine.buffers(), held);
-        (start, addresses.peer.as_ref().and_then(Address::inet))
+        let peer = addresses.peer.as_ref();
+        // Where a proxy has the word, its clients are the ones to be judged.
+        let admitted = if route.proxy_protocol.accept.is_some() { Ok(None) } else { route.clients.admit(peer) };
+        let client = peer.and_then(Address::inet);
+        match admitted {
+            Ok(place) => Begin { start: route.proxy_protocol.begin(&addresses, engine.buffers(), held), client, place },
+            Err(reason) => Begin { start: Start::Close(reason), client, place: None },
+        }
     }
 }
 
@@ -447,7 +467,7 @@ impl<S> Session<S> {
 
     /// Reads the header of a proxy, if it is complete, and puts the one for the backend in its place.
     fn read_header<E: Engine<Socket = S>>(&mut self, engine: &mut E, context: &Context) -> Option<Input> {
-        let proxy_protocol = &context.routes[usize::from(self.route)].proxy_protocol;
+        let Route { proxy_protocol, clients, .. } = &context.routes[usize::from(self.route)];
         let chain = &mut self.chains[Side::Backend as usize];
         let header = match identity::read_header(engine.buffers(), chain) {
             Parsed::Header(header) => header,
@@ -456,16 +476,22 @@ impl<S> Session<S> {
         };
         engine.buffers().consume(chain, header.bytes);
         self.received[Side::Client as usize] -= header.bytes as u64;
-        let command = match header.command {
+        let socket = self.sockets[Side::Client as usize].as_ref();
+        let (command, client) = match header.command {
             Command::Local | Command::Unknown => {
-                let socket = self.sockets[Side::Client as usize].as_ref();
-                identity::own_ends(&socket.map_or_else(Addresses::default, |socket| engine.addresses(socket)))
+                let own = socket.map_or_else(Addresses::default, |socket| engine.addresses(socket));
+                (identity::own_ends(&own), own.peer)
             }
             named @ Command::Proxy { .. } => {
-                self.client = identity::client(&named);
-                named
+                let client = identity::client(&named);
+                self.client = client.as_ref().and_then(Address::inet);
+                (named, client)
             }
         };
+        match clients.admit(client.as_ref()) {
+            Ok(place) => self.place = place,
+            Err(reason) => return Some(Input::ClientRefused(reason)),
+        }
         proxy_protocol.announce(&command, engine.buffers(), chain);
         Some(Input::HeaderRead { waiting: chain.bytes() })
     }

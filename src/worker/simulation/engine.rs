@@ -236,6 +236,7 @@ impl Kernel {
             reset,
             unread: link.unread() > 0,
             whole: partner.is_none_or(|partner| partner.inbound.arrived == link.outbound.taken),
+            passed: partner.is_none_or(|partner| partner.told.bytes == link.outbound.taken),
             delivered: link.outbound.acknowledged == link.outbound.taken,
         };
         if let Some(port) = link.port {

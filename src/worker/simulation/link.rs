@@ -73,6 +73,8 @@ pub(super) struct Closing {
     pub(super) unread: bool,
     /// All that the partner's kernel had received was ours to send, and our kernel had taken it.
     pub(super) whole: bool,
+    /// All that was received from the partner had been sent.
+    pub(super) passed: bool,
     /// The peer had acknowledged all that our kernel had taken.
     pub(super) delivered: bool,
 }

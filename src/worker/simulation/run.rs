@@ -14,6 +14,7 @@ use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
 use crate::relay::{Kill, Rules, Side, WhenNone};
 use crate::time::Time;
+use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::session::{Route, Sessions};
 
@@ -125,6 +126,7 @@ impl Run {
             chooser: Chooser::new(pool.clone(), random.next()),
             options,
             proxy_protocol: ProxyProtocol::default(),
+            clients: ClientRules::default(),
             unix_clients: false,
         };
         let mut run = Run {
@@ -307,6 +309,7 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
         when_none: random.pick(WhenNone::ALL),
         queue_timeout: Duration::from_millis(random.between(1, 8_000)),
+        max_session_duration: (random.below(8) == 0).then(|| Duration::from_millis(random.between(1, 60_000))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::kernel::Kernel;
 use super::link::Link;
 use crate::errno::Errno;
-use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX};
+use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, SESSION_JITTER};
 use crate::relay::{CloseReason, Rules, Side, WhenNone};
 use crate::time::Time;
 use crate::wire::refusal::HTTP_503;
@@ -56,6 +56,7 @@ impl Kernel {
             CloseReason::Failed(side, errno) => case.judge_failure(side, errno),
             CloseReason::DeadPeer(side) => case.judge_dead(side),
             CloseReason::IdleTimeout => case.judge_idle(),
+            CloseReason::MaxDuration => case.judge_long(),
             CloseReason::NoBackend
             | CloseReason::QueueFull
             | CloseReason::QueueTimeout
@@ -63,8 +64,10 @@ impl Kernel {
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
             CloseReason::Header(fault) => panic!("{fault:?}, where no header is asked for"),
+            CloseReason::Denied | CloseReason::ClientLimit => panic!("{:?}, where all may come", ended.reason),
             CloseReason::Killed(_) => {}
         }
+        case.judge_in_time();
         case.judge_resets();
         if !self.hurry {
             case.judge_clean();
@@ -156,6 +159,27 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// It has lasted as long as it might, and no side takes what it has got for the whole where more is owed.
+    fn judge_long(&self) {
+        let longest = self.rules.max_session_duration.expect("only with a longest duration");
+        let lasted = self.kernel.now.since(self.ended.started);
+        assert!(lasted >= longest - longest / SESSION_JITTER, "the session has lasted {lasted:?} of {longest:?}");
+        let backend = self.backend.expect("only a session that relays can be too long");
+        for link in [self.client, backend] {
+            let closing = link.closing().expect("closed");
+            assert!(closing.passed || closing.reset, "the {} is ended politely before it has got all", link.side);
+        }
+    }
+
+    /// A session that relays does not outlast its time, but for what a late worker and an end that is under way take.
+    fn judge_in_time(&self) {
+        let Some(connected) = self.backend.and_then(|backend| backend.told.connected_at) else { return };
+        let Some(longest) = self.rules.max_session_duration else { return };
+        let due = connected.max(self.ended.started + longest);
+        let late = self.kernel.now.since(due);
+        assert!(late < RESET_FLUSH_MAX + NOTICE_MAX, "the session has lasted {late:?} too long");
+    }
+
     /// How long our socket stayed open after its peer's reset.
     fn unnoticed(&self, link: &Link) -> Duration {
         let closed_at = link.closing().map_or(Time::NEVER, |closing| closing.at);
@@ -217,6 +241,9 @@ impl<'a> Case<'a> {
     fn judge_clean(&self) {
         let Some(said) = self.client.clean else { return };
         let Some(backend) = self.backend else { return };
+        if self.ended.reason == CloseReason::MaxDuration {
+            return;
+        }
         let order = matches!(self.ended.reason, CloseReason::Eof(_));
         assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");
