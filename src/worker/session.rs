@@ -278,6 +278,14 @@ impl<E: Engine> Sessions<E> {
         self.input(engine, key, begun, now);
     }
 
+    /// The sessions that wait for a place, and whether each has tried a backend.
+    #[cfg(test)]
+    pub fn queued(&self) -> impl Iterator<Item = (Key, bool)> {
+        let session = |key: Key| self.slots.get(key).map(|session| (key, session));
+        let queued = self.slots.keys().filter_map(session).filter(|(_, session)| session.relay.is_queued());
+        queued.map(|(key, session)| (key, session.tried.is_some()))
+    }
+
     /// Takes the sessions that have ended since the last call.
     pub fn drain_ended(&mut self) -> std::vec::Drain<'_, Ended> {
         self.context.ended.drain(..)
@@ -513,6 +521,7 @@ impl<S> Session<S> {
         match route.chooser.seek(&request, owner.key, now) {
             Sought::Place(claim) => self.connect(engine, owner, claim, context, now),
             Sought::Waits(ticket) => {
+                tracing::debug!(waiting = route.chooser.pool().waiting(), "client waits");
                 self.ticket = Some(Box::new(ticket));
                 Input::Queued
             }
