@@ -223,7 +223,8 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements: announcements.clone() });
+            let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements });
         }
         setups
     }
@@ -379,6 +380,7 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
         when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
         max_session_duration: listener.max_session_duration,
     }
 }

@@ -13,6 +13,7 @@ pub mod health;
 pub mod keys;
 pub mod networks;
 pub mod notation;
+mod queue;
 mod relations;
 mod trusted;
 pub mod value;
@@ -242,6 +243,8 @@ pub struct Pool {
     pub connect_budget: Duration,
     /// What a client gets when none of its backends may serve.
     pub when_none: WhenNone,
+    /// How long a client may wait for a place while all of its backends are full.
+    pub queue_timeout: Duration,
     /// How its backends are told who their clients are; `None`: they are not.
     pub send_proxy_protocol: Option<Version>,
     /// Its active checks; `settings.health` is there as well, or neither.

@@ -23,6 +23,7 @@ impl Relay {
         match self.phase {
             Phase::AwaitingHeader { .. }
             | Phase::Choosing
+            | Phase::Queued { .. }
             | Phase::Connecting { .. }
             | Phase::ConnectCancelling(Cancelled::Deadline) => self.flow(Side::Client),
             Phase::ConnectCancelling(Cancelled::ClientGone | Cancelled::Killed) | Phase::Ending => {}
@@ -75,7 +76,9 @@ impl Relay {
     pub(super) fn break_side(&mut self, side: Side, reason: CloseReason, now: Time) {
         self.blame(reason);
         match self.phase {
-            Phase::AwaitingHeader { .. } | Phase::Choosing | Phase::Refusing { .. } => self.finish(false),
+            Phase::AwaitingHeader { .. } | Phase::Choosing | Phase::Queued { .. } | Phase::Refusing { .. } => {
+                self.finish(false);
+            }
             Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
                 self.cancel_connect(Cancelled::ClientGone)
             }
@@ -92,6 +95,7 @@ impl Relay {
     /// Nobody serves this client: it gets what the rules have for that case, and may finish what it is saying.
     pub(super) fn refuse(&mut self, reason: CloseReason, now: Time, rules: &Rules) {
         self.blame(reason);
+        self.leave_queue();
         self.end_mut(Side::Backend).queued = 0;
         self.want(Todo::Drop, Side::Backend);
         if rules.when_none == WhenNone::Reset {
@@ -138,6 +142,7 @@ impl Relay {
 
     /// Closes both sides; no connect is in flight.
     pub(super) fn finish(&mut self, reset: bool) {
+        self.leave_queue();
         self.close_side(Side::Client, reset);
         self.close_side(Side::Backend, reset);
         self.phase = Phase::Ending;
@@ -168,7 +173,7 @@ impl Relay {
 
     /// A side that is not being received from gets a watch before long, unless receiving goes on and is busy by then.
     pub(super) fn watch_soon(&mut self, now: Time) {
-        if let Phase::Relaying { watch_at, .. } = &mut self.phase {
+        if let Phase::Relaying { watch_at, .. } | Phase::Queued { watch_at, .. } = &mut self.phase {
             *watch_at = (*watch_at).min(now + WATCH_AFTER);
         }
     }
@@ -178,6 +183,8 @@ impl Relay {
         self.next = Time::NEVER;
         match self.phase {
             Phase::AwaitingHeader { until } if now >= until => self.turn_away(CloseReason::Header(HeaderFault::Late)),
+            Phase::Queued { until, .. } if now >= until => self.refuse(CloseReason::QueueTimeout, now, rules),
+            Phase::Queued { since, until, watch_at } if now >= watch_at => self.watch_queued(since, until),
             Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
             Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
                 self.time_is_up(CloseReason::IdleTimeout);
@@ -190,6 +197,22 @@ impl Relay {
             }
             Phase::Refusing { until, .. } if now >= until => self.finish(false),
             _ => {}
+        }
+    }
+
+    /// A client that waits and is not received from: only a watch sees its reset.
+    fn watch_queued(&mut self, since: Time, until: Time) {
+        self.phase = Phase::Queued { since, until, watch_at: Time::NEVER };
+        let client = self.end_mut(Side::Client);
+        if !client.receives() && client.watch == Watch::Off {
+            client.watch = Watch::Armed;
+            self.want(Todo::Watch, Side::Client);
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        if self.is_queued() {
+            self.want(Todo::LeaveQueue, Side::Client);
         }
     }
 
@@ -355,6 +378,7 @@ impl Relay {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::AwaitingHeader { until } | Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
+            Phase::Queued { until, watch_at, .. } => until.min(watch_at),
             Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);

@@ -35,6 +35,11 @@ pub(super) enum Phase {
         until: Time,
     },
     Choosing,
+    Queued {
+        since: Time,
+        until: Time,
+        watch_at: Time,
+    },
     Connecting {
         until: Time,
     },
@@ -161,8 +166,9 @@ pub(super) enum Todo {
     Close = 26,
     ReadHeader = 28,
     Answer = 29,
-    Deadline = 30,
-    Finished = 31,
+    LeaveQueue = 30,
+    Deadline = 31,
+    Finished = 32,
 }
 
 impl End {
@@ -247,6 +253,9 @@ impl Relay {
             Input::ClientRefused(reason) => self.turn_away(reason),
             Input::Connecting => self.handle_connecting(now, rules),
             Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now, rules),
+            Input::QueueFull => self.refuse(CloseReason::QueueFull, now, rules),
+            Input::Queued => self.handle_queued(now, rules),
+            Input::Placed => self.handle_placed(now),
             Input::Answered { bytes } => self.handle_answered(bytes),
             Input::Connected => self.handle_connected(now, rules),
             Input::ConnectFailed { errno, retry, counted } => {
@@ -306,7 +315,8 @@ impl Relay {
             },
             28 => Action::ReadHeader,
             29 => Action::Answer,
-            30 => Action::Deadline(self.next),
+            30 => Action::LeaveQueue,
+            31 => Action::Deadline(self.next),
             _ => Action::Finished(self.reason.unwrap_or(CloseReason::NoBackend)),
         })
     }
@@ -335,6 +345,11 @@ impl Relay {
     /// a send on the same socket may have taken the news.
     pub const fn doubts_eof(&self, side: Side) -> bool {
         self.end(side).hung_up || !matches!(self.end(side).tx, Tx::Idle | Tx::Shut)
+    }
+
+    /// Whether the client waits for a place.
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued { .. })
     }
 
     /// Whether a byte waits in either direction.
@@ -424,6 +439,19 @@ impl Relay {
         }
     }
 
+    fn handle_queued(&mut self, now: Time, rules: &Rules) {
+        let receives = self.end(Side::Client).receives();
+        let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
+        self.phase = Phase::Queued { since: now, until: now + rules.queue_timeout, watch_at };
+    }
+
+    fn handle_placed(&mut self, now: Time) {
+        let Phase::Queued { since, .. } = self.phase else { return };
+        // Waiting is not part of the budget for connects.
+        self.started_at = self.started_at + now.since(since);
+        self.phase = Phase::Choosing;
+    }
+
     fn handle_connecting(&mut self, now: Time, rules: &Rules) {
         let until = (now + rules.connect_timeout).min(self.started_at + rules.connect_budget);
         self.phase = Phase::Connecting { until };
@@ -484,7 +512,8 @@ impl Relay {
             }
             ReceiveEnd::Eof => {
                 let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
-                let connecting = matches!(self.phase, Phase::Choosing | Phase::Connecting { .. });
+                let connecting =
+                    matches!(self.phase, Phase::Choosing | Phase::Queued { .. } | Phase::Connecting { .. });
                 if connecting || self.phase == deadline || matches!(self.phase, Phase::Relaying { .. }) {
                     self.blame(CloseReason::Eof(side));
                     self.watch_soon(now);

@@ -9,12 +9,15 @@
 //! AwaitingHeader -> Ending
 //!    v
 //! Choosing -> Connecting -> Relaying -> Resetting -> Ending
-//!    |  ^------'   |            '------------------------^
-//!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
-//!    '-> Refusing -> Ending
+//!  |  |  ^------'   |            '------------------------^
+//!  |  |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
+//!  |  '-> Queued -> (Choosing | Refusing | Ending)
+//!  '-> Refusing -> Ending
 //! ```
 //! - *AwaitingHeader*: only behind a proxy that says who its client is (the PROXY protocol). The client's bytes are
 //!   received and held; no backend is chosen before its header is complete.
+//! - *Queued*: everybody who could serve the client is full, and it waits for a place. Its bytes are held as while connecting;
+//!   its end of stream is not "gone", its reset is.
 //! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
 //! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
 //!   are over; that the other is slower does not hold it up.
@@ -98,6 +101,8 @@ pub struct Rules {
     pub dead_peer_timeout: Option<Duration>,
     /// What a client gets whom nobody serves.
     pub when_none: WhenNone,
+    /// How long a client may wait for a place.
+    pub queue_timeout: Duration,
     /// How long a session may last, whatever it carries; `None`: for ever.
     pub max_session_duration: Option<Duration>,
 }
@@ -168,6 +173,12 @@ pub enum Input {
     Connecting,
     /// No backend may serve this client.
     NoneEligible,
+    /// All backends that could serve this client are full, and nobody else may wait for them.
+    QueueFull,
+    /// All backends that could serve this client are full: it waits for a place.
+    Queued,
+    /// The client that waited has got a place. [`Input::Connecting`] or [`Input::ConnectFailed`] follows.
+    Placed,
     /// The answer to [`Action::Answer`]: so many bytes wait for the client.
     Answered {
         /// How many.
@@ -258,8 +269,11 @@ pub enum ReceiveEnd {
 /// What is to be done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`] or [`Input::ConnectFailed`].
+    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`], [`Input::Queued`],
+    /// [`Input::QueueFull`] or [`Input::ConnectFailed`].
     Choose,
+    /// Leave the queue for a place.
+    LeaveQueue,
     /// Cancel the connect.
     CancelConnect,
     /// Throw away what waits for this side; none of it is in flight.
@@ -341,6 +355,10 @@ pub enum CloseReason {
     Header(HeaderFault),
     /// No backend could serve.
     NoBackend,
+    /// All backends that could serve were full, and so was the queue.
+    QueueFull,
+    /// It got no place in time.
+    QueueTimeout,
     /// The last connect that was tried failed so.
     ConnectFailed(Errno),
     /// The last connect that was tried, or all together, took too long.
@@ -353,7 +371,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 35] = [
+    pub const LABELS: [&str; 37] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -367,6 +385,8 @@ impl CloseReason {
         "denied",
         "client_limit",
         "no_backend",
+        "queue_full",
+        "queue_timeout",
         "connect_failed",
         "connect_timeout",
         "backend_down",
@@ -415,6 +435,8 @@ impl CloseReason {
             CloseReason::ClientLimit => "client_limit",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
+            CloseReason::QueueFull => "queue_full",
+            CloseReason::QueueTimeout => "queue_timeout",
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",

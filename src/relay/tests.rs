@@ -25,6 +25,7 @@ impl Session {
             idle_timeout: Some(Duration::from_secs(600)),
             dead_peer_timeout: Some(Duration::from_secs(30)),
             when_none: WhenNone::Close,
+            queue_timeout: Duration::from_secs(5),
             max_session_duration: None,
         };
         Session { relay: Relay::new(Time::ZERO, Time::NEVER, start), rules, now: Time::ZERO }
@@ -575,6 +576,87 @@ fn an_answer_that_nobody_takes_is_given_up() {
     assert_eq!(s.input(Input::SendFailed(Client, Errno::EPIPE)), [Action::Close(Client), finished]);
 }
 
+/// A client that waits for a place.
+fn queued() -> Session {
+    let mut s = Session::accepted();
+    assert_eq!(s.input(Input::Queued), []);
+    assert!(s.relay.is_queued());
+    s
+}
+
+#[test]
+fn a_client_that_waits_is_held_and_goes_on_with_its_place() {
+    let mut s = queued();
+    assert_eq!(s.received(Client, 100), []);
+    // Its end of stream does not mean that it has gone, and being idle is all that it can be.
+    assert_eq!(s.eof(Client), []);
+    s.rules.idle_timeout = Some(Duration::from_secs(1));
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::Watch(Client)]);
+    assert_eq!(s.input(Input::Placed), []);
+    assert_eq!(s.input(Input::Connecting), []);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 100), [Action::Shutdown(Backend)]);
+}
+
+#[test]
+fn what_a_client_says_while_it_waits_has_a_bound() {
+    let mut s = queued();
+    assert_eq!(s.received(Client, WATERMARK_HIGH_BYTES), [Action::CancelReceive(Client)]);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), []);
+    // Nobody receives from it now, so that only a watch sees its reset.
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    let gone = Input::HungUp { side: Client, reset: true, more: true };
+    assert_eq!(s.input(gone), [Action::CancelWatch(Client), Action::LeaveQueue]);
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.input(Input::WatchEnded(Client)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_client_that_waits_too_long_leaves_the_queue_and_is_refused() {
+    let mut s = queued();
+    assert_eq!(s.after(Duration::from_millis(4_999)), []);
+    let refused = [Action::Drop(Backend), Action::Shutdown(Client), Action::LeaveQueue];
+    assert_eq!(s.after(Duration::from_millis(1)), refused);
+    assert!(!s.relay.is_queued());
+    assert_eq!(s.eof(Client), [Action::Close(Client), Action::Finished(CloseReason::QueueTimeout)]);
+}
+
+#[test]
+fn a_full_queue_is_a_refusal() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Reset;
+    assert_eq!(s.input(Input::QueueFull), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::QueueFull);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_client_that_resets_or_is_killed_leaves_the_queue() {
+    let mut s = queued();
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.reset(Client), [Action::Close(Client), Action::LeaveQueue, finished]);
+    let mut s = queued();
+    assert_eq!(s.input(Input::Kill(Kill::Shutdown)), [Action::CancelReceive(Client), Action::LeaveQueue]);
+    let finished = Action::Finished(CloseReason::Killed(Kill::Shutdown));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn the_time_in_the_queue_is_not_taken_from_that_for_connects() {
+    let mut s = Session::accepted();
+    s.rules.connect_budget = Duration::from_secs(3);
+    s.input(Input::Connecting);
+    s.now = s.now + Duration::from_secs(1);
+    assert_eq!(s.input(refused()), [Action::Choose]);
+    s.input(Input::Queued);
+    s.now = s.now + Duration::from_secs(4);
+    s.input(Input::Placed);
+    s.input(Input::Connecting);
+    // A second of three was used up before.
+    assert_eq!(s.after(Duration::from_millis(1_999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelConnect]);
+}
+
 #[test]
 fn a_kill_resets_both_sides() {
     let mut s = Session::relaying();
@@ -725,6 +807,8 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::Denied,
         CloseReason::ClientLimit,
         CloseReason::NoBackend,
+        CloseReason::QueueFull,
+        CloseReason::QueueTimeout,
         CloseReason::ConnectFailed(Errno::ECONNREFUSED),
         CloseReason::ConnectTimeout,
         CloseReason::Killed(Kill::BackendDown),
@@ -743,6 +827,7 @@ fn reasons() -> Vec<CloseReason> {
         match reason {
             CloseReason::Eof(_) | CloseReason::Failed(..) | CloseReason::DeadPeer(_) | CloseReason::IdleTimeout => {}
             CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
+            CloseReason::QueueFull | CloseReason::QueueTimeout => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
             CloseReason::Killed(Kill::Shutdown | Kill::BackendDown) | CloseReason::Internal(_) => {}
             CloseReason::Header(

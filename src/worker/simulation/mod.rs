@@ -26,6 +26,7 @@ mod seen;
 mod stream;
 mod tests;
 mod verdict;
+mod waiting;
 
 use std::panic::{catch_unwind, resume_unwind};
 
@@ -53,6 +54,8 @@ const REASONS: &[&str] = &[
     "internal",
     "max_session_duration",
     "no_backend",
+    "queue_full",
+    "queue_timeout",
     "shutdown",
 ];
 

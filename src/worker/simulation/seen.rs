@@ -61,6 +61,10 @@ seen! {
     open_failures
     connect_failures
     bulk_pieces
+    /// A session waited for a place.
+    waited
+    /// A place came for a session that waited no longer.
+    places_passed_on
     /// A client was told in words that nobody serves it.
     answered
     /// And went on talking.

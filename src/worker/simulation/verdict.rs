@@ -58,6 +58,8 @@ impl Kernel {
             CloseReason::IdleTimeout => case.judge_idle(),
             CloseReason::MaxDuration => case.judge_long(),
             CloseReason::NoBackend
+            | CloseReason::QueueFull
+            | CloseReason::QueueTimeout
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
@@ -210,6 +212,10 @@ impl<'a> Case<'a> {
         if let Some(errno) = self.ended.reason.errno() {
             assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
         }
+        if self.ended.reason == CloseReason::QueueTimeout {
+            let lived = self.kernel.now.since(self.ended.started);
+            assert!(lived >= self.rules.queue_timeout, "it has waited for {lived:?} only");
+        }
         let reset = self.rules.when_none == WhenNone::Reset;
         assert_eq!(closing.reset, reset, "a refusal must be a reset or polite as the rules say");
         if reset || self.client.gone.is_some() || self.client.peer.vanished {
@@ -228,7 +234,9 @@ impl<'a> Case<'a> {
 
     /// A reset ends its session before long.
     fn judge_resets(&self) {
-        let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
+        let queued = self.rules.queue_timeout * self.rules.connect_attempts;
+        let connecting = self.rules.connect_budget + self.rules.connect_timeout;
+        let longest = queued + connecting + RESET_FLUSH_MAX + NOTICE_MAX;
         for link in [Some(self.client), self.backend].into_iter().flatten() {
             let late = self.unnoticed(link);
             assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
