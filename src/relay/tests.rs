@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, PROXY_HEADER_MAX, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
-    WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, BULK_BUFFER_BYTES, PROXY_HEADER_MAX, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX,
+    UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -602,7 +602,9 @@ fn a_client_that_waits_is_held_and_goes_on_with_its_place() {
 fn what_a_client_says_while_it_waits_has_a_bound() {
     let mut s = queued();
     assert_eq!(s.received(Client, WATERMARK_HIGH_BYTES), [Action::CancelReceive(Client)]);
-    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), []);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    assert_eq!(s.input(Input::Received { side: Client, bytes: BULK_BUFFER_BYTES, more: false }), []);
     // Nobody receives from it now, so that only a watch sees its reset.
     assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
     let gone = Input::HungUp { side: Client, reset: true, more: true };

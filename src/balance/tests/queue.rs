@@ -392,7 +392,7 @@ impl History {
             // Nobody waits for a primary that has room.
             let room = one.active() < one.settings().max_connections;
             let wanted = |waiting: &&Waiting| waiting.tried.is_none_or(|tried| one.name() != tried.to_string());
-            assert!(!room || !line.iter().any(|waiting| wanted(waiting)), "a place with {} is forgotten", one.name());
+            assert!(!room || !line.iter().any(wanted), "a place with {} is forgotten", one.name());
         }
     }
 }
