@@ -98,7 +98,7 @@ fn who_waits_too_long_or_finds_the_queue_full_gets_what_when_none_says() {
         held.write_all(b"still\n").expect("sent");
         assert_eq!(net::read_line(&mut held), "a still");
         assert_eq!(backend.accepted(), before + 1);
-        drop(held);
+        drop((waits, held));
         ringlb.stop();
     }
 }
