@@ -303,5 +303,6 @@ fn the_example_in_the_documentation_works() {
     }
     let mut over = ringlb.connect();
     assert_eq!(net::read_to_end(&mut over), (HTTP_503.into(), End::Eof));
+    drop((late, over));
     ringlb.stop();
 }
