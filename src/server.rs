@@ -3,7 +3,7 @@
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
 use std::collections::HashMap;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crate::address::Address;
-use crate::config::{Bind, Config, Listener, Workers};
+use crate::config::{AcceptRate, Bind, Config, Listener, Workers};
 use crate::control::metrics::Sources;
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
 use crate::engine::ring::SetupError;
 use crate::engine::socket::Waker;
-use crate::engine::{SocketOptions, host};
+use crate::engine::{SocketOptions, host, socket};
 use crate::errno::Errno;
 use crate::limits::{
     CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, KILL_MAX,
@@ -31,6 +31,8 @@ use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::rate::{Bucket, Rate};
+use crate::worker::sources::Sources as SourceAddresses;
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
 
 /// Why the server could not start, or had to stop.
@@ -49,6 +51,19 @@ pub enum Error {
         address: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Connections cannot come from an address.
+    #[error(
+        "pool `{pool}`: cannot connect from {address} ({errno}): `source` must be an address of this host; \
+         `ip address` shows which it has"
+    )]
+    Source {
+        /// The pool.
+        pool: String,
+        /// From where.
+        address: IpAddr,
+        /// What the kernel said.
+        errno: Errno,
     },
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
@@ -120,6 +135,7 @@ impl Fleet {
             Workers::Auto => cpus.len().max(1),
             Workers::Count(count) => count.get(),
         };
+        try_sources(config)?;
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
         let descriptors = descriptors_max();
@@ -195,6 +211,8 @@ impl Fleet {
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
+        let rates: HashMap<&str, Option<Arc<Bucket>>> =
+            config.listeners().iter().map(|l| (l.name.as_str(), l.accept_rate.map(bucket))).collect();
         let clients: HashMap<&str, ClientRules> =
             config.listeners().iter().map(|l| (l.name.as_str(), clients(l))).collect();
         let mut setups = Vec::new();
@@ -210,10 +228,12 @@ impl Fleet {
                     name: listener.name.clone(),
                     socket: Arc::clone(&bound.listening.sockets()[number]),
                     unix: bound.listening.address().is_unix(),
-                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd),
+                    admission: Admission::new(Arc::clone(&self.process), gate, Arc::clone(wakers), crowd)
+                        .at_rate(rates[listener.name.as_str()].clone()),
                     pool: Arc::clone(roster.pool()),
                     rules: rules(listener, settings),
-                    options: SocketOptions { keepalive: settings.settings.keepalive },
+                    options: SocketOptions { keepalive: settings.settings.keepalive, source: None },
+                    sources: SourceAddresses::new(&settings.sources),
                     proxy_protocol: ProxyProtocol {
                         accept: listener.accept_proxy_protocol.clone(),
                         send: settings.send_proxy_protocol,
@@ -387,6 +407,21 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
 
 fn gate(listener: &Listener) -> Arc<Gate> {
     Arc::new(Gate::new(listener.max_connections.map_or(usize::MAX, |max| max.get() as usize)))
+}
+
+/// Before anybody is served: whether this host has the addresses that connections are to come from.
+fn try_sources(config: &Config) -> Result<(), Error> {
+    for pool in config.pools() {
+        for &address in &pool.sources {
+            let fails = |errno| Error::Source { pool: pool.settings.name.clone(), address, errno };
+            socket::try_source(address).map_err(fails)?;
+        }
+    }
+    Ok(())
+}
+
+fn bucket(rate: AcceptRate) -> Arc<Bucket> {
+    Arc::new(Bucket::new(Rate { per_second: rate.per_second, burst: rate.burst }))
 }
 
 fn clients(listener: &Listener) -> ClientRules {

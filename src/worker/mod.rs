@@ -10,9 +10,11 @@ pub mod clock;
 pub mod identity;
 pub mod listener;
 pub mod mailbox;
+pub mod rate;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+pub mod sources;
 mod tally;
 pub mod timers;
 
@@ -37,6 +39,7 @@ use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
+use sources::Sources;
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
 
@@ -74,6 +77,8 @@ pub struct ListenerSetup {
     pub rules: Rules,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// Where these sockets connect from.
+    pub sources: Sources,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
@@ -120,6 +125,7 @@ impl Worker {
                 unix_clients: listener.unix,
                 chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
+                sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
                 clients: listener.clients,
             });
@@ -181,7 +187,7 @@ impl Worker {
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
         self.counts[usize::from(number)].accepted.add(1);
-        self.acceptors[usize::from(number)].admission().enter();
+        self.acceptors[usize::from(number)].admission().enter(self.now);
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
             self.counts[usize::from(number)].no_slot.add(1);

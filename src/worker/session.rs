@@ -23,6 +23,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
+use crate::worker::sources::{Source, Sources};
 use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
@@ -36,6 +37,8 @@ pub struct Route {
     pub chooser: Chooser,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// Where these sockets connect from.
+    pub sources: Sources,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
@@ -85,6 +88,8 @@ struct Session<S> {
     place: Option<Place>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
+    /// Where its connect comes from.
+    source: Source,
     /// Its claim is on a connection, and not on one that is being opened.
     connected: bool,
     /// To be ended once the connect that is in flight has succeeded.
@@ -166,6 +171,7 @@ impl<E: Engine> Sessions<E> {
             place,
             tried: None,
             backend: None,
+            source: Source::default(),
             connected: false,
             doomed: None,
             timer: Time::NEVER,
@@ -200,7 +206,10 @@ impl<E: Engine> Sessions<E> {
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
             Event::Connected => session.connected(now),
-            Event::ConnectFailed(errno) => session.connect_failed(engine, errno, now),
+            Event::ConnectFailed(errno) => {
+                let route = &self.context.routes[usize::from(session.route)];
+                session.connect_failed(engine, owner, route, errno, now)
+            }
             Event::HungUp { reset, more } => Input::HungUp { side, reset, more },
             Event::WatchEnded => Input::WatchEnded(side),
             Event::Accepted { .. } | Event::AcceptEnded(_) | Event::Woken => {
@@ -561,16 +570,38 @@ impl<S> Session<S> {
         self.backend = Some(claim.backend().id());
         self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
         self.doomed = None;
-        match engine.open(claim.backend().address(), &context.routes[usize::from(self.route)].options) {
-            Ok(socket) => {
-                engine.connect(owner, &socket, claim.backend().address());
-                self.sockets[Side::Backend as usize] = Some(socket);
-                self.unix[Side::Backend as usize] = claim.backend().address().is_unix();
+        let route = &mut context.routes[usize::from(self.route)];
+        self.source = route.sources.take(claim.backend().address());
+        match self.open(engine, owner, route, claim.backend().address()) {
+            Ok(()) => {
                 self.claim = Some(claim);
                 Input::Connecting
             }
             Err(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
         }
+    }
+
+    /// Opens a socket and begins to connect it, from the session's source or one after it.
+    fn open<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        route: &Route,
+        to: &Address,
+    ) -> Result<(), Errno> {
+        let mut options = route.options.clone();
+        let socket = loop {
+            options.source = route.sources.address(self.source, to);
+            match (engine.open(to, &options), route.sources.after(self.source, to)) {
+                // The host has lost that address.
+                (Err(Errno::EADDRNOTAVAIL), Some(next)) => self.source = next,
+                (result, _) => break result?,
+            }
+        };
+        engine.connect(owner, &socket, to);
+        self.sockets[Side::Backend as usize] = Some(socket);
+        self.unix[Side::Backend as usize] = to.is_unix();
+        Ok(())
     }
 
     fn connected(&mut self, now: Time) -> Input {
@@ -585,16 +616,46 @@ impl<S> Session<S> {
         Input::Connected
     }
 
-    fn connect_failed<E: Engine<Socket = S>>(&mut self, engine: &mut E, errno: Errno, now: Time) -> Input {
+    fn connect_failed<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        route: &Route,
+        errno: Errno,
+        now: Time,
+    ) -> Input {
         if let Some(socket) = self.sockets[Side::Backend as usize].take() {
             engine.close(socket);
         }
+        let errno = match self.connect_again(engine, owner, route, errno) {
+            Ok(()) => return Input::Connecting,
+            Err(errno) => errno,
+        };
         let abandoned = Input::ConnectFailed { errno, retry: false, counted: false };
         let Some(claim) = self.claim.take() else { return abandoned };
         match self.relay.judge(errno) {
             Verdict::Abandoned => abandoned,
             Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, now),
             Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+        }
+    }
+
+    /// Connects to the same backend from the next source, where this one has no port left. Gives back why not.
+    fn connect_again<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        route: &Route,
+        errno: Errno,
+    ) -> Result<(), Errno> {
+        let Some(backend) = self.claim.as_ref().map(Claim::backend_shared) else { return Err(errno) };
+        let next = route.sources.after(self.source, backend.address());
+        match next.filter(|_| errno == Errno::EADDRNOTAVAIL && self.relay.is_connecting()) {
+            Some(next) => {
+                self.source = next;
+                self.open(engine, owner, route, backend.address())
+            }
+            None => Err(errno),
         }
     }
 

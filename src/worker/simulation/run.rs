@@ -19,6 +19,7 @@ use crate::time::Time;
 use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::session::{Route, Sessions};
+use crate::worker::sources::Sources;
 
 /// Connections of one run.
 pub(super) const CONNECTIONS: u64 = 200;
@@ -127,13 +128,14 @@ impl Run {
         let at = kernel.now + window + random.up_to(Duration::from_secs(100));
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
-        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
+        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None };
         let route = Route {
             rules: rules.clone(),
             chooser: Chooser::new(pool.clone(), random.next()).with_taker(line.places()),
             options,
             proxy_protocol: ProxyProtocol::default(),
             clients: ClientRules::default(),
+            sources: Sources::default(),
             unix_clients: false,
         };
         let (ledger, announcements) = Ledger::new(0);
