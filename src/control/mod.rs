@@ -1,15 +1,19 @@
 //! The control thread: signals, the metrics address, active checks and host names. Workers never wait for it, and it never
 //! waits for them.
 
+pub mod admin;
 mod due;
 pub mod metrics;
 pub mod names;
+pub mod overlay;
 pub mod probes;
 pub mod roster;
+pub mod wire;
 
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener as UnixStdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, thread};
@@ -20,7 +24,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -28,6 +32,7 @@ use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
 
+use admin::{Admin, Facts};
 use metrics::{Metrics, Sources};
 use names::Namer;
 use probes::Prober;
@@ -47,6 +52,8 @@ pub enum Notice {
 pub struct Setup {
     /// A bound and listening socket for the metrics address.
     pub metrics: Option<StdListener>,
+    /// Where the admin API is served, and what it tells of the process.
+    pub admin: Option<(UnixStdListener, Facts)>,
     /// What the numbers are made of.
     pub sources: Sources,
     /// What `GET /ready` answers.
@@ -71,7 +78,8 @@ impl Readiness {
         self.0.store(ready, Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    /// What it answers now: whether it is 200.
+    pub fn is_ready(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -81,7 +89,7 @@ impl Readiness {
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
+    let Setup { metrics, admin, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
     let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
@@ -92,15 +100,23 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             TcpListener::from_std(listener)
         })
         .transpose()?;
+    let admin =
+        admin.map(|(listener, facts)| Ok::<_, io::Error>((UnixListener::from_std(listener)?, facts))).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
         runtime.block_on(async move {
+            if let Some((listener, facts)) = admin {
+                let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+                tokio::spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
+                tokio::spawn(admin::expire_leases(rosters.clone()));
+            }
             if let Some(listener) = metrics {
                 tokio::spawn(http::serve(listener, router(readiness, numbers.clone())));
             }
             let on_known = notify.clone();
             tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
             tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+            tokio::spawn(numbers.clone().keep_minutes());
             tokio::spawn(collect(rosters, workers, numbers));
             signals.deliver(notify).await;
         });

@@ -332,6 +332,8 @@ pub enum Kill {
     Shutdown,
     /// The session's backend has gone down by its active checks.
     BackendDown,
+    /// An operator has asked for it.
+    Operator,
 }
 
 /// Why a session ended; the first cause counts, and there is exactly one.
@@ -371,7 +373,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 37] = [
+    pub const LABELS: [&str; 38] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -390,6 +392,7 @@ impl CloseReason {
         "connect_failed",
         "connect_timeout",
         "backend_down",
+        "killed",
         "shutdown",
         "internal",
         "proxy_untrusted",
@@ -442,6 +445,7 @@ impl CloseReason {
             CloseReason::Internal(_) => "internal",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
+            CloseReason::Killed(Kill::Operator) => "killed",
         }
     }
 

@@ -814,6 +814,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ConnectFailed(Errno::ECONNREFUSED),
         CloseReason::ConnectTimeout,
         CloseReason::Killed(Kill::BackendDown),
+        CloseReason::Killed(Kill::Operator),
         CloseReason::Killed(Kill::Shutdown),
         CloseReason::Internal(Errno::EMFILE),
     ];
@@ -831,7 +832,7 @@ fn reasons() -> Vec<CloseReason> {
             CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
             CloseReason::QueueFull | CloseReason::QueueTimeout => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
-            CloseReason::Killed(Kill::Shutdown | Kill::BackendDown) | CloseReason::Internal(_) => {}
+            CloseReason::Killed(Kill::Shutdown | Kill::BackendDown | Kill::Operator) | CloseReason::Internal(_) => {}
             CloseReason::Header(
                 HeaderFault::Untrusted | HeaderFault::Late | HeaderFault::Unfinished | HeaderFault::Wrong(_),
             ) => {}

@@ -2,6 +2,7 @@
 //!
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
+mod admin;
 mod bind;
 mod capacity;
 mod error;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::config::{Config, Workers};
+use crate::control::admin::socket::AdminSocket;
 use crate::control::metrics::Sources;
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Readiness};
@@ -57,6 +59,7 @@ struct Fleet {
     notices: Receiver<Notice>,
     readiness: Readiness,
     process: Arc<Gate>,
+    admin: Option<AdminSocket>,
 }
 
 impl Fleet {
@@ -69,6 +72,7 @@ impl Fleet {
         try_sources(config)?;
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
+        let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
         let descriptors = descriptors_max();
         let checks_max = checks_max(descriptors);
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
@@ -77,8 +81,8 @@ impl Fleet {
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
-        let mut fleet =
-            Fleet { listeners, mailboxes, threads: Vec::new(), notices, readiness: Readiness::default(), process };
+        let (threads, readiness) = (Vec::new(), Readiness::default());
+        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin };
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
         let gates: HashMap<String, Arc<Gate>> =
             config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
@@ -90,6 +94,7 @@ impl Fleet {
         };
         let control = control::Setup {
             metrics,
+            admin: fleet.admin(config, &gates)?,
             sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),

@@ -21,7 +21,7 @@ pub enum Command {
     /// A place for the client that waits under this key.
     Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
-    CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>),
+    CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
 }
 
 /// The sending end, one for each worker.

@@ -29,7 +29,7 @@ use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
-use crate::relay::{Kill, Rules};
+use crate::relay::Rules;
 use crate::slots::Key;
 use crate::time::Time;
 
@@ -208,8 +208,8 @@ impl Worker {
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
                 Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
-                Command::CloseBackends(backends) => {
-                    self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
+                Command::CloseBackends(backends, kill) => {
+                    self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! never happens fails.
 #![allow(dead_code, reason = "each test program uses its part of the harness")]
 
+pub mod api;
 pub mod backend;
 pub mod load;
 pub mod net;
@@ -11,6 +12,7 @@ pub mod pattern;
 pub mod process;
 pub mod procfs;
 pub mod ringlb;
+pub mod scrape;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -60,6 +60,8 @@ seen! {
     interrupted
     open_failures
     connect_failures
+    /// A backend was tried again from another source.
+    sources_left
     bulk_pieces
     /// A session waited for a place.
     waited
