@@ -25,6 +25,8 @@ pub(super) struct Shared<'s> {
     /// Each listener's limit, by its name.
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
+    /// How many pipes each may splice through.
+    pub(super) pipes: usize,
 }
 
 impl Fleet {
@@ -36,7 +38,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements } = shared;
+        let Shared { wakers, gates, announcements, pipes } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -73,7 +75,7 @@ impl Fleet {
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
             let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
-            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements });
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes });
         }
         setups
     }

@@ -15,6 +15,7 @@ pub mod session;
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+mod splicing;
 mod tally;
 pub mod timers;
 
@@ -57,6 +58,8 @@ pub struct Setup {
     pub commands: Receiver<Command>,
     /// ... and are sent.
     pub mailbox: Mailbox,
+    /// How many pipes it may splice through.
+    pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
 }
@@ -109,6 +112,7 @@ impl Worker {
             tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
         }
         let mut ring = Ring::new()?;
+        ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, &setup.waker);
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);
