@@ -9,10 +9,12 @@ use std::sync::mpsc::channel;
 
 use rustix::process::Signal;
 
+use common::api::call;
 use common::backend::{self, Backend};
 use common::net;
 use common::pattern::End;
 use common::ringlb::{Config, Ringlb, field};
+use common::scrape::Scrape;
 use common::{DEADLINE, until};
 use ringlb::wire::refusal::HTTP_503;
 
@@ -101,6 +103,21 @@ fn who_waits_too_long_or_finds_the_queue_full_gets_what_when_none_says() {
         drop((waits, held));
         ringlb.stop();
     }
+}
+
+#[test]
+fn those_who_wait_are_counted_for_operators() {
+    let backend = Backend::answering("a");
+    let config = one_place(&backend, "queue_max = 9\nqueue_timeout = \"1h\"");
+    let ringlb = config.process("metrics = \"127.0.0.1:0\"").start();
+    let held = served(&ringlb);
+    let waits = [waiting(&ringlb, 1), waiting(&ringlb, 2)];
+    let count = || Scrape::of(&ringlb).number("ringlb_pool_waiting_clients", &[("pool", "back")]);
+    assert_eq!(count(), 2.0);
+    assert_eq!(call(&ringlb.admin(), "GET", "/v1/pools/back", "").json(200)["waiting"], 2);
+    drop((held, waits));
+    until("nobody waits", || (count() == 0.0).then_some(()));
+    ringlb.stop();
 }
 
 #[test]

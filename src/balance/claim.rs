@@ -112,7 +112,7 @@ impl Drop for Claim {
         word::release(self.backend.cell(|chunk| &chunk.words));
         if self.is_probe() {
             // Where the lease ran out it may be another's by now, who keeps it.
-            self.backend.gate().give_back(self.lease);
+            self.backend.gate().give_back(self.lease, self.gate);
         }
         let record = self.backend.record();
         if record.queue.is_awaited()

@@ -28,7 +28,7 @@ pub struct Cells<'a, W> {
     pub lease: &'a W,
 }
 
-/// The right to probe, and for how long: no two that are alive are equal.
+/// The right to probe, and for how long: no two of one ejection that are alive are equal.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Lease(u64);
 
@@ -71,13 +71,16 @@ impl<W: AtomicWord> Cells<'_, W> {
         if (over || early()) && word::claim_behind(self.word, gate, limit) {
             return Some(lease);
         }
-        self.give_back(lease);
+        self.give_back(lease, gate);
         None
     }
 
-    /// Ends a probe without a verdict. Says whether the lease was still the caller's.
-    pub fn give_back(&self, lease: Lease) -> bool {
-        self.exchange_lease(lease.0, FREE)
+    /// Ends a probe of the ejected `gate` without a verdict. Says whether the lease was still the caller's.
+    ///
+    /// Behind another gate it is not: that ejection is over. A lease of a later one may end at the very same time, where
+    /// clocks are coarse, and would look like the caller's.
+    pub fn give_back(&self, lease: Lease, gate: Gate) -> bool {
+        word::read(self.word).gate() == gate && self.exchange_lease(lease.0, FREE)
     }
 
     /// Ejects until `until`, if the gate still is the open one that was `seen`.

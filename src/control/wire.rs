@@ -76,6 +76,8 @@ pub struct Pool {
     pub revision: u64,
     /// Whether every backend that could serve is ejected.
     pub in_recovery: bool,
+    /// Clients that wait for a backend to have room.
+    pub waiting: u64,
     /// In order.
     pub backends: Vec<Backend>,
     /// Removed, and still with sessions.

@@ -73,6 +73,7 @@ metrics! {
     SESSION_DURATION = "ringlb_session_duration_seconds", Histogram, LISTENER, "from accept to the end of the session";
 
     POOL_NO_BACKEND = "ringlb_pool_no_backend_total", Counter, POOL, "clients let go because no backend could serve them: sessions closed for the reason `no_backend`";
+    POOL_WAITING = "ringlb_pool_waiting_clients", Gauge, POOL, "clients that wait for a backend to have room, see `queue_max`";
     POOL_BACKENDS = "ringlb_pool_backends", Gauge, &["pool", "state"], "backends in that state";
 
     BACKEND_CONNECTIONS = "ringlb_backend_connections_total", Counter, BACKEND, "connects that succeeded";

@@ -72,7 +72,7 @@ impl Backend {
         }
         word::release(&self.word);
         if verdict.is_none() {
-            assert!(self.cells().give_back(lease));
+            assert!(self.cells().give_back(lease, gate));
         }
     }
 
@@ -171,7 +171,7 @@ fn whoever_saw_an_old_ejection_respects_the_new_one() {
                     assert_eq!(backend.cells().pass(lease, gate), same, "a verdict about an ejection that is over");
                 }
                 word::release(&backend.word);
-                backend.cells().give_back(lease);
+                backend.cells().give_back(lease, gate);
             })
         };
         control.join().unwrap();

@@ -61,7 +61,8 @@ pub fn pools(pools: &[Pool], look: Look) -> String {
             text.push('\n');
         }
         let recovery = if pool.in_recovery { ", in recovery: every backend is ejected" } else { "" };
-        text.push_str(&format!("pool {}: {}, revision {}{recovery}\n", pool.name, pool.policy, pool.revision));
+        let waiting = if pool.waiting > 0 { format!(", {} clients wait", pool.waiting) } else { String::new() };
+        text.push_str(&format!("pool {}: {}, revision {}{recovery}{waiting}\n", pool.name, pool.policy, pool.revision));
         if pool.backends.is_empty() {
             text.push_str("no backends\n");
         } else {

@@ -73,6 +73,7 @@ fn shown(roster: &Roster, now: Time) -> (wire::Pool, Revision) {
         policy: moment.set.settings().policy.name().to_owned(),
         revision: moment.revision,
         in_recovery: roster.pool().is_in_recovery(),
+        waiting: roster.pool().waiting() as u64,
         backends: moment.set.backends().iter().map(backend).collect(),
         leaving: leaving
             .map(|backend| wire::Leaving {

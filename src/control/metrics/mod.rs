@@ -225,6 +225,7 @@ fn collect_listeners(families: &mut Families, sources: &Sources) {
 fn collect_pool(families: &mut Families, ledger: &Ledger, pool: &Pool) {
     let view = ledger.pool(pool, |backend| collect_backend(families, pool.name(), &backend));
     families.add(&table::POOL_NO_BACKEND, &[pool.name()], view.no_backend);
+    families.add(&table::POOL_WAITING, &[pool.name()], pool.waiting() as u64);
     for (standing, count) in Standing::ALL.iter().zip(view.standings) {
         families.add(&table::POOL_BACKENDS, &[pool.name(), standing.name()], count);
     }
