@@ -74,8 +74,8 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            let announcements = announcements.clone();
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, pipes });
+            let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes });
         }
         setups
     }
@@ -88,6 +88,8 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
         max_session_duration: listener.max_session_duration,
     }
 }

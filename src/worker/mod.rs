@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use crate::balance::{Chooser, Pool};
+use crate::balance::{Chooser, Pool, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
@@ -38,7 +38,7 @@ use admission::Admission;
 use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
-use mailbox::Command;
+use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 use sources::Sources;
 
@@ -54,8 +54,10 @@ pub struct Setup {
     pub listeners: Vec<ListenerSetup>,
     /// Wakes it.
     pub waker: Waker,
-    /// Where its commands arrive.
+    /// Where its commands arrive ...
     pub commands: Receiver<Command>,
+    /// ... and are sent.
+    pub mailbox: Mailbox,
     /// How many pipes it may splice through.
     pub pipes: usize,
     /// Where it announces what it counts.
@@ -117,6 +119,7 @@ impl Worker {
         let ring_counts = recorder.ring(setup.number);
         let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
+        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
@@ -124,7 +127,7 @@ impl Worker {
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
-                chooser: Chooser::new(listener.pool, seed),
+                chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
                 sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
@@ -208,6 +211,7 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
+                Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }
