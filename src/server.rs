@@ -34,6 +34,7 @@ use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::news::Reporter;
 use crate::worker::{ListenerSetup, Setup, Worker, clock};
 
 /// Why the server could not start, or had to stop.
@@ -112,6 +113,7 @@ struct Shared<'s> {
     /// Each listener's limit, by its name.
     gates: &'s HashMap<String, Arc<Gate>>,
     announcements: &'s Sender<Announced>,
+    reporter: &'s Reporter,
 }
 
 /// One address of a listener of the configuration.
@@ -138,6 +140,7 @@ impl Fleet {
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
+        let (reporter, hearer) = Reporter::new();
         let (threads, readiness) = (Vec::new(), Readiness::default());
         let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin };
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
@@ -152,6 +155,7 @@ impl Fleet {
         let control = control::Setup {
             metrics,
             admin: fleet.admin(config, &gates)?,
+            hearer,
             sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
@@ -166,7 +170,7 @@ impl Fleet {
         for setup in fleet.setups(
             config,
             &rosters,
-            Shared { wakers: &wakers, gates: &gates, announcements: &announcements },
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, reporter: &reporter },
             (commands, &cpus),
         ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
@@ -198,6 +202,7 @@ impl Fleet {
             origin: config.origin().cloned(),
             process: Arc::clone(&self.process),
             listeners: listeners.collect(),
+            routes: self.listeners.iter().map(|bound| bound.name.clone()).collect(),
         };
         tracing::info!(path = %admin.path().display(), "admin API");
         Ok(Some((listener, facts)))
@@ -228,7 +233,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements } = shared;
+        let Shared { wakers, gates, announcements, reporter } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -260,7 +265,8 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements: announcements.clone() });
+            let (announcements, reporter) = (announcements.clone(), reporter.clone());
+            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, reporter });
         }
         setups
     }

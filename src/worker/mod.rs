@@ -10,6 +10,7 @@ pub mod clock;
 pub mod identity;
 pub mod listener;
 pub mod mailbox;
+pub mod news;
 pub mod session;
 #[cfg(test)]
 mod simulation;
@@ -27,7 +28,7 @@ use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
-use crate::relay::Rules;
+use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
 
@@ -36,6 +37,7 @@ use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::Command;
+use news::Reporter;
 use session::{Ended, Route, Sessions};
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
@@ -54,6 +56,8 @@ pub struct Setup {
     pub commands: Receiver<Command>,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
+    /// Whom it tells what happens.
+    pub reporter: Reporter,
 }
 
 /// One listener of a worker.
@@ -111,7 +115,8 @@ impl Worker {
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
-            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
+            let reporter = setup.reporter.clone();
+            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission, reporter));
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
@@ -121,7 +126,8 @@ impl Worker {
                 clients: listener.clients,
             });
         }
-        let sessions = Sessions::new(routes, recorder, now);
+        let mut sessions = Sessions::new(routes, recorder, now);
+        sessions.report_to(setup.reporter);
         Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
@@ -200,6 +206,14 @@ impl Worker {
                 Command::Refresh => self.sessions.refresh(),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
+                }
+                Command::Census(question, reply) => {
+                    let page = self.sessions.census(&mut self.ring, &question, self.now);
+                    reply.send(page).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
+                }
+                Command::KillOne(key, reply) => {
+                    let killed = self.sessions.kill_one(&mut self.ring, key, Kill::Operator, self.now);
+                    reply.send(killed).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
                 }
             }
         }

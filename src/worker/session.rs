@@ -4,6 +4,8 @@
 //! a worker's sessions stand in one slab; an operation's tag names slot, generation and side, so a completion
 //! finds its session or finds that it has gone.
 
+mod census;
+
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::time::Time;
 use crate::wire::proxy::{Command, Parsed};
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
+use crate::worker::news::{News, Reporter};
 use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
@@ -104,6 +107,7 @@ struct Context {
     reclaim_turn: u16,
     ended: Vec<Ended>,
     random: Random,
+    reporter: Reporter,
 }
 
 /// How a session begins, and with whom.
@@ -126,8 +130,14 @@ impl<E: Engine> Sessions<E> {
             reclaim_turn: 0,
             ended: Vec::new(),
             random: Random::new(now.nanos()),
+            reporter: Reporter::default(),
         };
         Sessions { slots: Slots::new(), context }
+    }
+
+    /// Whom to tell what backends do.
+    pub fn report_to(&mut self, reporter: Reporter) {
+        self.context.reporter = reporter;
     }
 
     /// How many there are.
@@ -195,8 +205,8 @@ impl<E: Engine> Sessions<E> {
             }
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
-            Event::Connected => session.connected(now),
-            Event::ConnectFailed(errno) => session.connect_failed(engine, errno, now),
+            Event::Connected => session.connected(&self.context, now),
+            Event::ConnectFailed(errno) => session.connect_failed(engine, errno, &self.context, now),
             Event::HungUp { reset, more } => Input::HungUp { side, reset, more },
             Event::WatchEnded => Input::WatchEnded(side),
             Event::Accepted { .. } | Event::AcceptEnded(_) | Event::Woken => {
@@ -359,6 +369,10 @@ impl<E: Engine> Sessions<E> {
 }
 
 impl Context {
+    fn pool_of(&self, route: u16) -> String {
+        self.routes[usize::from(route)].chooser.pool().name().to_owned()
+    }
+
     /// Who the client is, as far as its route asks; and how its session begins.
     fn identify<E: Engine>(&mut self, engine: &mut E, socket: &E::Socket, route: u16, held: &mut Chain) -> Begin {
         let route = &mut self.routes[usize::from(route)];
@@ -518,15 +532,16 @@ impl<S> Session<S> {
                 self.claim = Some(claim);
                 Input::Connecting
             }
-            Err(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+            Err(errno) => self.fail(claim, Failure::Errno(errno), errno, context, now),
         }
     }
 
-    fn connected(&mut self, now: Time) -> Input {
+    fn connected(&mut self, context: &Context, now: Time) -> Input {
         if let Some(claim) = &mut self.claim
             && claim.connected(now)
         {
-            tracing::info!(backend = claim.backend().name(), "serves again: a connection to it has succeeded");
+            let (pool, backend) = (context.pool_of(self.route), claim.backend().name().to_owned());
+            context.reporter.tell(News::Returned { pool, backend });
         }
         self.tried = None;
         self.connected = true;
@@ -534,7 +549,13 @@ impl<S> Session<S> {
         Input::Connected
     }
 
-    fn connect_failed<E: Engine<Socket = S>>(&mut self, engine: &mut E, errno: Errno, now: Time) -> Input {
+    fn connect_failed<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        errno: Errno,
+        context: &Context,
+        now: Time,
+    ) -> Input {
         if let Some(socket) = self.sockets[Side::Backend as usize].take() {
             engine.close(socket);
         }
@@ -542,18 +563,19 @@ impl<S> Session<S> {
         let Some(claim) = self.claim.take() else { return abandoned };
         match self.relay.judge(errno) {
             Verdict::Abandoned => abandoned,
-            Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, now),
-            Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+            Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, context, now),
+            Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, context, now),
         }
     }
 
-    fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
+    fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, context: &Context, now: Time) -> Input {
         self.tally.fail(failure);
         self.tried.get_or_insert_default().insert(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
         if ejected {
-            tracing::warn!(backend = backend.name(), %failure, "is ejected: its connects fail");
+            let (pool, backend) = (context.pool_of(self.route), backend.name().to_owned());
+            context.reporter.tell(News::Ejected { pool, backend, cause: failure.to_string() });
         }
         Input::ConnectFailed { errno, retry: go_on, counted: counts }
     }
