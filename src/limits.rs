@@ -141,6 +141,19 @@ pub const NETWORKS_MAX: usize = 64 * 1024;
 /// Locks among which the clients of a listener are spread while they are counted, so that workers seldom meet at one.
 pub const CLIENT_SHARDS: usize = 64;
 
+/// Addresses that connections to the backends of a pool may come from: with some 28,000 ports each, 1.8 million connections to
+/// one backend.
+pub const SOURCES_MAX: usize = 64;
+
+/// Clients that a listener may accept in a second: one worker takes some hundred thousand, and a bucket counts in nanoseconds.
+pub const ACCEPT_RATE_MAX: u32 = 1_000_000;
+
+/// Clients that it may accept at once; with the lowest rate they fill the bucket in 11 days.
+pub const ACCEPT_BURST_MAX: u32 = 1_000_000;
+
+/// An `accept_rate` that is reached is told once, and again when nobody had to wait for so long.
+pub const ACCEPT_RATE_QUIET: Duration = Duration::from_secs(10);
+
 /// Bits of an IPv6 address that name one client for `max_connections_per_client`: whoever has one address has all of such a
 /// network (RFC 6177).
 pub const CLIENT_PREFIX_V6: u32 = 64;

@@ -216,3 +216,45 @@ fn a_session_ends_after_its_longest_duration_however_busy_it_is() {
     assert_eq!(net::read_to_end(&mut quiet), (vec![], End::Eof));
     ringlb.stop();
 }
+
+/// A second's worth at once, and then so many in a second; nobody is refused.
+#[test]
+fn above_the_accept_rate_clients_wait_and_all_are_served() {
+    const CLIENTS: usize = 45;
+    const WORKERS: usize = 2;
+    let backend = Backend::named("a");
+    let ringlb = Config::new(&[backend.address()]).listener("accept_rate = 20\naccept_burst = 5").start();
+    let begun = Instant::now();
+    at_once(CLIENTS, |_| drop(served(ringlb.connect())));
+    // Each worker may take one too many, which is waited for later; so the last may be that much early, and no more.
+    let least = Duration::from_secs((CLIENTS - 5 - WORKERS) as u64) / 20;
+    let took = begun.elapsed();
+    assert!(took >= least, "{CLIENTS} clients within {took:?}");
+    assert_eq!(ringlb.wait_for_ends(CLIENTS).len(), CLIENTS);
+    let told = ringlb.log().into_iter().filter(|line| is_too_fast(line)).count();
+    assert_eq!(told, 1, "one line, however often somebody had to wait");
+    ringlb.stop();
+}
+
+fn is_too_fast(line: &str) -> bool {
+    field(line, "message") == Some("accept_rate is reached: new clients wait in the backlog")
+}
+
+/// Waiting for the next token costs nothing, and whoever waits when the process stops is served.
+#[test]
+fn clients_that_wait_for_the_accept_rate_are_served_when_the_process_stops() {
+    let backend = Backend::named("a");
+    let ringlb = Config::new(&[backend.address()]).one_worker().listener("accept_rate = 1\naccept_burst = 3").start();
+    let first: Vec<_> = (0..3).map(|_| served(ringlb.connect())).collect();
+    let waiting: Vec<_> = (0..20).map(|_| ringlb.connect()).collect();
+    ringlb.wait_for_log("the rate is reached", is_too_fast);
+    let period = Duration::from_millis(500);
+    let before = ringlb.cpu_time();
+    std::thread::sleep(period);
+    let spent = ringlb.cpu_time() - before;
+    assert!(spent < period / 5, "{spent:?} of {period:?} although there is nothing to do");
+    ringlb.signal(rustix::process::Signal::TERM);
+    waiting.into_iter().for_each(|stream| drop(served(stream)));
+    drop(first);
+    ringlb.wait_for_log("it stops", |line| field(line, "message") == Some("stopped"));
+}

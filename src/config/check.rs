@@ -1,5 +1,6 @@
 //! What the sections of a file mean. Every value is looked at, also where others are wrong already.
 
+use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use crate::config::keys::{self, Absent, Place};
 use crate::config::networks::{Network, Networks};
 use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Admin, Bind, Config, General, Listener, Overrides, Pool, notation, trusted, value};
+use crate::config::{
+    AcceptRate, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
+};
 use crate::limits::{
-    BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX, CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX,
-    DEAD_PEER_TIMEOUT_MIN, FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN, TIMEOUT_MAX,
+    ACCEPT_BURST_MAX, ACCEPT_RATE_MAX, BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX,
+    CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN,
+    SOURCES_MAX, TIMEOUT_MAX,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -99,6 +103,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         reader.read("dead_peer_timeout", |value| value::duration_or_off(value, DEAD_PEER_TIMEOUT_MIN..=TIMEOUT_MAX));
     let backlog = reader.read("backlog", |value| value::number(value, 1..=BACKLOG_MAX));
     let per_client = reader.read("max_connections_per_client", |value| value::limit(value, CONNECTIONS_MAX));
+    let accept_rate = reader.accept_rate();
     let accept_proxy_protocol = reader.accept_proxy_protocol(&bind);
     let access = reader.access(&bind);
 
@@ -109,6 +114,7 @@ fn listener(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<F
         pool: pool?.value,
         max_connections: max_connections?,
         max_connections_per_client: per_client?,
+        accept_rate: accept_rate?,
         access: access?,
         idle_timeout: idle_timeout?,
         max_session_duration: max_session_duration?,
@@ -128,6 +134,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         reader.read("connect_attempts", |value| value::number(value, 1..=CONNECT_ATTEMPTS_MAX as u32));
     let connect_budget = reader.duration("connect_budget", MILLISECOND);
     let keepalive = reader.read("keepalive", value::keepalive);
+    let sources = reader.sources();
     let send_proxy_protocol = reader.text("send_proxy_protocol", value::proxy_protocol);
     if let (Some(timeout), Some(budget)) = (connect_timeout, connect_budget)
         && timeout > budget
@@ -145,6 +152,12 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         section.children(Place::Backend).map(|section| backend(section, fails, &mut parts, faults)).collect();
     if policy == Some(Policy::SourceHash) || policy == Some(Policy::First) {
         section.children(Place::Backend).for_each(|section| warn_of_slow_start(section, faults));
+    }
+    let targets = || parts.iter().filter_map(|parts| parts.address.as_ref()).map(|address| &address.value);
+    if let Some(Some(sources)) = &sources
+        && !source::is_of_use(sources, targets())
+    {
+        Reader { section, faults }.warn("source", source::of_no_use());
     }
     let header = At::Bytes(section.header.clone());
     if let Some(Some((_, health))) = &health
@@ -171,6 +184,7 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
             ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
+        sources: sources?.unwrap_or_default(),
         send_proxy_protocol: send_proxy_protocol?,
         health,
         resolve_interval: resolve_interval?,
@@ -356,6 +370,39 @@ impl Reader<'_, '_> {
         binds
     }
 
+    /// `source`: one address or a list of them, `Some(None)` where there is none.
+    fn sources(&mut self) -> Option<Option<Vec<IpAddr>>> {
+        let Some(given) = self.section.given("source") else { return Some(None) };
+        let mut sources = Vec::new();
+        let mut right = true;
+        for element in elements(given) {
+            let parsed = value::text(element.get_ref()).and_then(source::source);
+            match parsed {
+                Ok(ip) if sources.contains(&ip) => self.wrong(At::Bytes(element.span()), "source", source::twice(ip)),
+                Ok(ip) => sources.push(ip),
+                Err(problem) => self.wrong(At::Bytes(element.span()), "source", problem),
+            }
+            right = sources.len() <= SOURCES_MAX;
+            if !right {
+                self.wrong(At::Bytes(element.span()), "source", too_many("address", SOURCES_MAX));
+                break;
+            }
+        }
+        right.then(|| (!sources.is_empty()).then_some(sources))
+    }
+
+    /// `accept_rate` with `accept_burst`, which is as large where it is absent.
+    fn accept_rate(&mut self) -> Option<Option<AcceptRate>> {
+        let rate = self.read("accept_rate", |value| value::limit(value, ACCEPT_RATE_MAX));
+        let burst = self.optional("accept_burst", |value| value::number(value, 1..=ACCEPT_BURST_MAX));
+        let Some(per_second) = rate? else {
+            self.idle("accept_burst", "without `accept_rate` clients are accepted as fast as they come");
+            return Some(None);
+        };
+        let burst = burst?.and_then(NonZeroU32::new).unwrap_or(per_second);
+        Some(Some(AcceptRate { per_second, burst }))
+    }
+
     /// `accept_proxy_protocol` with `trusted_proxies`, and whether they fit each other and the addresses that are bound.
     /// Nothing where one of them is wrong.
     fn accept_proxy_protocol(&mut self, bind: &[Placed<Bind>]) -> Option<Option<Networks>> {
@@ -414,7 +461,7 @@ impl Reader<'_, '_> {
         for element in elements(given) {
             let at = At::Bytes(element.span());
             if networks.len() == NETWORKS_MAX {
-                self.wrong(at, name, too_many_networks());
+                self.wrong(at, name, too_many("network", NETWORKS_MAX));
                 return None;
             }
             match value::text(element.get_ref()).and_then(Network::parse) {
@@ -470,11 +517,11 @@ fn elements<'v, 't>(given: &'v Spanned<DeValue<'t>>) -> Vec<&'v Spanned<DeValue<
     }
 }
 
-fn too_many_networks() -> Problem {
+fn too_many(what: &str, most: usize) -> Problem {
     Problem::new(
-        "one network too many",
-        format!("a list may have {NETWORKS_MAX}"),
-        "write larger networks instead of many small ones, or leave the choice to a firewall",
+        format!("this is one {what} too many"),
+        format!("the list may have {most}"),
+        "take some out; several networks can be written as a larger one",
     )
 }
 

@@ -14,13 +14,14 @@ pub mod keys;
 pub mod networks;
 pub mod notation;
 mod relations;
+mod source;
 mod trusted;
 pub mod value;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -260,6 +261,8 @@ pub struct Listener {
     pub max_connections: Option<NonZeroU32>,
     /// Sessions of one client at most; `None`: no limit.
     pub max_connections_per_client: Option<NonZeroU32>,
+    /// How many clients it accepts in a second; `None`: as many as come.
+    pub accept_rate: Option<AcceptRate>,
     /// Who may be its client.
     pub access: Access,
     /// A session without a byte either way for so long ends; `None`: never.
@@ -276,6 +279,15 @@ pub struct Listener {
     pub accept_proxy_protocol: Option<Networks>,
 }
 
+/// How fast clients are accepted.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct AcceptRate {
+    /// So many in a second.
+    pub per_second: NonZeroU32,
+    /// So many at once, after a quiet time.
+    pub burst: NonZeroU32,
+}
+
 /// Backends, and how one is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
@@ -283,6 +295,8 @@ pub struct Pool {
     pub settings: PoolSettings,
     /// How long all connects for one client may take together.
     pub connect_budget: Duration,
+    /// Where connections to its backends come from, in turn; empty: the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// How its backends are told who their clients are; `None`: they are not.
     pub send_proxy_protocol: Option<Version>,
     /// Its active checks; `settings.health` is there as well, or neither.

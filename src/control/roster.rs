@@ -147,6 +147,11 @@ impl Roster {
         self.told().config.health.clone()
     }
 
+    /// Where connections to its backends come from.
+    pub fn sources(&self) -> Vec<IpAddr> {
+        self.told().config.sources.clone()
+    }
+
     /// The PROXY header that its backends are sent.
     pub fn send_proxy_protocol(&self) -> Option<Version> {
         self.told().config.send_proxy_protocol

@@ -18,6 +18,7 @@ pub mod listener;
 pub mod ring;
 pub mod socket;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -146,6 +147,8 @@ pub enum ReceiveEnd {
 pub struct SocketOptions {
     /// TCP keepalive: idle time before the first probe. `None`: off.
     pub keepalive: Option<Duration>,
+    /// The address that it connects from, of the family that it connects to. `None`: the kernel chooses.
+    pub source: Option<IpAddr>,
 }
 
 /// The kernel's view of a connection (`TCP_INFO`); a unix socket never shows anything outstanding.
@@ -213,7 +216,8 @@ pub trait Engine {
     /// Opens a non-blocking socket that suits `address`.
     ///
     /// # Errors
-    /// What the kernel says: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`, `EAFNOSUPPORT`.
+    /// What the kernel says: `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`, `EAFNOSUPPORT`; `EADDRNOTAVAIL` where the host does not
+    /// have the source any more.
     fn open(&mut self, address: &Address, options: &SocketOptions) -> Result<Self::Socket, Errno>;
 
     /// Ends our stream on the socket (half-close), after the last send's completion.

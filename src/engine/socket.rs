@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{OsString, c_int, c_void};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
@@ -122,8 +122,39 @@ pub(super) fn open(address: &Address, options: &SocketOptions) -> Result<OwnedFd
         if let Some(idle) = options.keepalive {
             set_keepalive(socket.as_fd(), idle)?;
         }
+        if let Some(source) = options.source {
+            bind_source(socket.as_fd(), source)?;
+        }
     }
     Ok(socket)
+}
+
+/// Has `socket` connect from `source`. Which port it gets is left to the connect: the same port serves connections to
+/// different backends, where one that is bound first is taken for all of them.
+///
+/// # Errors
+/// `EADDRNOTAVAIL` where the host does not have that address.
+pub fn bind_source(socket: BorrowedFd<'_>, source: IpAddr) -> Result<(), Errno> {
+    let on: c_int = 1;
+    // SAFETY: the descriptor is open while it is borrowed, and the kernel reads one int from `on`, which outlives the call.
+    let result = unsafe {
+        let on = (&raw const on).cast::<c_void>();
+        let bytes = size_of::<c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, on, bytes)
+    };
+    if result != 0 {
+        return Err(Errno::from(&std::io::Error::last_os_error()));
+    }
+    Ok(rustix::net::bind(socket, &SocketAddr::new(source, 0))?)
+}
+
+/// Whether connections can come from `source`.
+///
+/// # Errors
+/// `EADDRNOTAVAIL` where the host does not have that address, `EAFNOSUPPORT` where it has nothing of its family.
+pub fn try_source(source: IpAddr) -> Result<(), Errno> {
+    let socket = stream(&Address::Inet(SocketAddr::new(source, 0)))?;
+    bind_source(socket.as_fd(), source)
 }
 
 /// See [`Engine::shutdown_write`](super::Engine::shutdown_write).

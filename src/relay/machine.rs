@@ -313,6 +313,11 @@ impl Relay {
         }
     }
 
+    /// Whether a connect is in flight and its result is still waited for.
+    pub const fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
+    }
+
     /// Whether bytes of this side find no taker: give their buffers back instead of queueing them.
     pub const fn discards(&self, side: Side) -> bool {
         match self.phase {

@@ -136,7 +136,7 @@ pub enum Input {
     HeaderWrong(Reason),
     /// The answer to [`Action::ReadHeader`], where the client that it names is not served.
     ClientRefused(CloseReason),
-    /// A backend was chosen and a connect to it is in flight.
+    /// A backend was chosen and a connect to it is in flight; or the same once more, where the first could not leave this host.
     Connecting,
     /// No backend may serve this client.
     NoneEligible,

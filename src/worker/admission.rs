@@ -2,12 +2,15 @@
 //!
 //! At a limit, accepting pauses and clients wait in the backlog. Near it they are accepted one by one, as one accept that goes
 //! on would take the whole backlog before it can be stopped. So each worker accepts one too many at most, when several take
-//! the last place; those clients are served, and the reserve of descriptors covers them.
+//! the last place; those clients are served, and the reserve of descriptors covers them. What a listener accepts in a second
+//! is limited in the same way: see [`super::rate`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use crate::engine::socket::Waker;
+use crate::time::Time;
+use crate::worker::rate::Bucket;
 
 /// A limit on sessions, and those who wait for it to have room.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Gate {
 pub struct Admission {
     process: Arc<Gate>,
     listener: Arc<Gate>,
+    rate: Option<Arc<Bucket>>,
     /// The workers, to be woken when there is room again.
     wakers: Arc<[Waker]>,
     /// Clients that may wait in all backlogs together.
@@ -63,11 +67,19 @@ impl Admission {
     /// Counts against both gates; `wakers` are the workers that may wait for them, `crowd` is how many clients may wait to be
     /// accepted by all of them.
     pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>, crowd: usize) -> Admission {
-        Admission { process, listener, wakers, crowd }
+        Admission { process, listener, rate: None, wakers, crowd }
+    }
+
+    /// The same, with so many clients in a second at most.
+    pub fn at_rate(self, rate: Option<Arc<Bucket>>) -> Admission {
+        Admission { rate, ..self }
     }
 
     /// Counts a session in.
-    pub fn enter(&self) {
+    pub fn enter(&self, now: Time) {
+        if let Some(rate) = &self.rate {
+            rate.take(now);
+        }
         self.process.active.fetch_add(1, SeqCst);
         self.listener.active.fetch_add(1, SeqCst);
     }
@@ -88,8 +100,15 @@ impl Admission {
     }
 
     /// Whether so little room is left that all who may wait would not find a place.
-    pub fn is_tight(&self) -> bool {
-        self.process.room().min(self.listener.room()) < self.crowd
+    pub fn is_tight(&self, now: Time) -> bool {
+        let tokens = self.rate.as_ref().map_or(usize::MAX, |rate| rate.room(now));
+        self.process.room().min(self.listener.room()).min(tokens) < self.crowd
+    }
+
+    /// Where the rate is reached: until when, and the bucket.
+    pub fn rests_until(&self, now: Time) -> Option<(Time, &Bucket)> {
+        let rate = self.rate.as_deref()?;
+        Some((rate.opens_at(now)?, rate))
     }
 
     /// Which limit is full, for people; with its number.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! Armed -> Ended -> Armed                      it has ended: one client was taken, or the kernel had a cause
-//!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once
+//!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once; or so many
+//!   |                                          were accepted in this second as may be
 //!   '-> Cancelling -> Full -> Armed            a limit is near, then reached
 //!              '----> Stopped                  told to stop: the accept queue is emptied, then the socket let go
 //! ```
@@ -116,7 +117,7 @@ impl<S> Acceptor<S> {
     /// Goes on: arms, pauses, resumes, or stops. Call it once a turn, after the events.
     pub fn turn<E: Engine<Socket = S>>(&mut self, engine: &mut E, now: Time) {
         match self.state {
-            State::Armed { many } if self.stopping || self.admission.is_full() || many && self.admission.is_tight() => {
+            State::Armed { many } if self.stopping || self.must_end(many, now) => {
                 engine.cancel(self.owner, OpKind::Accept);
                 self.state = State::Cancelling;
             }
@@ -126,13 +127,14 @@ impl<S> Acceptor<S> {
                 if self.state == State::Full {
                     self.admission.wait_over();
                     self.reporter.tell(News::Resumed { listener: self.name.clone() });
-                    self.state = State::Ended;
                 }
-                if self.stopping || self.wait_if_full() {
+                // Whoever is told to stop while it pauses has nothing under way either.
+                self.state = State::Ended;
+                if self.stopping || self.wait_if_full() || self.rest_if_fast(now) {
                     return;
                 }
                 if let Some(socket) = &self.socket {
-                    let many = !self.admission.is_tight();
+                    let many = !self.admission.is_tight(now);
                     if many {
                         engine.accept(self.owner, socket)
                     } else {
@@ -169,6 +171,28 @@ impl<S> Acceptor<S> {
         }
         self.state = State::Full;
         self.reporter.tell(News::Paused { listener: self.name.clone(), limit, max });
+        true
+    }
+
+    /// Whether an accept that is under way may take too many.
+    fn must_end(&self, many: bool, now: Time) -> bool {
+        let limited = self.admission.is_full() || self.admission.rests_until(now).is_some();
+        limited || many && self.admission.is_tight(now)
+    }
+
+    /// Rests where the rate is reached, and says whether it does.
+    fn rest_if_fast(&mut self, now: Time) -> bool {
+        let Some((until, bucket)) = self.admission.rests_until(now) else { return false };
+        self.state = State::Pausing(until);
+        if bucket.wait(now) {
+            let rate = bucket.rate();
+            tracing::warn!(
+                listener = self.name,
+                rate = rate.per_second,
+                burst = rate.burst,
+                "accept_rate is reached: new clients wait in the backlog"
+            );
+        }
         true
     }
 

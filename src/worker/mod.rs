@@ -11,9 +11,11 @@ pub mod identity;
 pub mod listener;
 pub mod mailbox;
 pub mod news;
+pub mod rate;
 pub mod session;
 #[cfg(test)]
 mod simulation;
+pub mod sources;
 mod tally;
 pub mod timers;
 
@@ -39,6 +41,7 @@ use listener::{Accepted, Acceptor};
 use mailbox::Command;
 use news::Reporter;
 use session::{Ended, Route, Sessions};
+use sources::Sources;
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
 
@@ -76,6 +79,8 @@ pub struct ListenerSetup {
     pub rules: Rules,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// Where these sockets connect from.
+    pub sources: Sources,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
@@ -122,12 +127,13 @@ impl Worker {
                 unix_clients: listener.unix,
                 chooser: Chooser::new(listener.pool, seed),
                 options: listener.options,
+                sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
                 clients: listener.clients,
+                reporter: setup.reporter.clone(),
             });
         }
-        let mut sessions = Sessions::new(routes, recorder, now);
-        sessions.report_to(setup.reporter);
+        let sessions = Sessions::new(routes, recorder, now);
         Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
@@ -184,7 +190,7 @@ impl Worker {
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
         self.counts[usize::from(number)].accepted.add(1);
-        self.acceptors[usize::from(number)].admission().enter();
+        self.acceptors[usize::from(number)].admission().enter(self.now);
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
             self.acceptors[usize::from(number)].admission().leave();
             self.counts[usize::from(number)].no_slot.add(1);

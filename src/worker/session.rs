@@ -25,6 +25,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::news::{News, Reporter};
+use crate::worker::sources::{Source, Sources};
 use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
@@ -38,10 +39,14 @@ pub struct Route {
     pub chooser: Chooser,
     /// The options of sockets towards backends.
     pub options: SocketOptions,
+    /// Where these sockets connect from.
+    pub sources: Sources,
     /// The headers that go before the clients' bytes.
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
     pub clients: ClientRules,
+    /// Whom to tell what its backends do.
+    pub reporter: Reporter,
 }
 
 /// What is known of a session that has ended.
@@ -85,6 +90,8 @@ struct Session<S> {
     place: Option<Place>,
     tried: Option<Box<Tried>>,
     backend: Option<BackendId>,
+    /// Where its connect comes from.
+    source: Source,
     /// Its claim is on a connection, and not on one that is being opened.
     connected: bool,
     /// To be ended once the connect that is in flight has succeeded.
@@ -107,7 +114,6 @@ struct Context {
     reclaim_turn: u16,
     ended: Vec<Ended>,
     random: Random,
-    reporter: Reporter,
 }
 
 /// How a session begins, and with whom.
@@ -130,14 +136,8 @@ impl<E: Engine> Sessions<E> {
             reclaim_turn: 0,
             ended: Vec::new(),
             random: Random::new(now.nanos()),
-            reporter: Reporter::default(),
         };
         Sessions { slots: Slots::new(), context }
-    }
-
-    /// Whom to tell what backends do.
-    pub fn report_to(&mut self, reporter: Reporter) {
-        self.context.reporter = reporter;
     }
 
     /// How many there are.
@@ -172,6 +172,7 @@ impl<E: Engine> Sessions<E> {
             place,
             tried: None,
             backend: None,
+            source: Source::default(),
             connected: false,
             doomed: None,
             timer: Time::NEVER,
@@ -205,8 +206,11 @@ impl<E: Engine> Sessions<E> {
             }
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
-            Event::Connected => session.connected(&self.context, now),
-            Event::ConnectFailed(errno) => session.connect_failed(engine, errno, &self.context, now),
+            Event::Connected => session.connected(&self.context.routes[usize::from(session.route)], now),
+            Event::ConnectFailed(errno) => {
+                let route = &self.context.routes[usize::from(session.route)];
+                session.connect_failed(engine, owner, route, errno, now)
+            }
             Event::HungUp { reset, more } => Input::HungUp { side, reset, more },
             Event::WatchEnded => Input::WatchEnded(side),
             Event::Accepted { .. } | Event::AcceptEnded(_) | Event::Woken => {
@@ -369,10 +373,6 @@ impl<E: Engine> Sessions<E> {
 }
 
 impl Context {
-    fn pool_of(&self, route: u16) -> String {
-        self.routes[usize::from(route)].chooser.pool().name().to_owned()
-    }
-
     /// Who the client is, as far as its route asks; and how its session begins.
     fn identify<E: Engine>(&mut self, engine: &mut E, socket: &E::Socket, route: u16, held: &mut Chain) -> Begin {
         let route = &mut self.routes[usize::from(route)];
@@ -524,24 +524,45 @@ impl<S> Session<S> {
         self.backend = Some(claim.backend().id());
         self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
         self.doomed = None;
-        match engine.open(claim.backend().address(), &route.options) {
-            Ok(socket) => {
-                engine.connect(owner, &socket, claim.backend().address());
-                self.sockets[Side::Backend as usize] = Some(socket);
-                self.unix[Side::Backend as usize] = claim.backend().address().is_unix();
+        self.source = route.sources.take(claim.backend().address());
+        match self.open(engine, owner, route, claim.backend().address()) {
+            Ok(()) => {
                 self.claim = Some(claim);
                 Input::Connecting
             }
-            Err(errno) => self.fail(claim, Failure::Errno(errno), errno, context, now),
+            Err(errno) => self.fail(claim, (Failure::Errno(errno), errno), route, now),
         }
     }
 
-    fn connected(&mut self, context: &Context, now: Time) -> Input {
+    /// Opens a socket and begins to connect it, from the session's source or one after it.
+    fn open<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        route: &Route,
+        to: &Address,
+    ) -> Result<(), Errno> {
+        let mut options = route.options.clone();
+        let socket = loop {
+            options.source = route.sources.address(self.source, to);
+            match (engine.open(to, &options), route.sources.after(self.source, to)) {
+                // The host has lost that address.
+                (Err(Errno::EADDRNOTAVAIL), Some(next)) => self.source = next,
+                (result, _) => break result?,
+            }
+        };
+        engine.connect(owner, &socket, to);
+        self.sockets[Side::Backend as usize] = Some(socket);
+        self.unix[Side::Backend as usize] = to.is_unix();
+        Ok(())
+    }
+
+    fn connected(&mut self, route: &Route, now: Time) -> Input {
         if let Some(claim) = &mut self.claim
             && claim.connected(now)
         {
-            let (pool, backend) = (context.pool_of(self.route), claim.backend().name().to_owned());
-            context.reporter.tell(News::Returned { pool, backend });
+            let (pool, backend) = (route.chooser.pool().name().to_owned(), claim.backend().name().to_owned());
+            route.reporter.tell(News::Returned { pool, backend });
         }
         self.tried = None;
         self.connected = true;
@@ -552,30 +573,54 @@ impl<S> Session<S> {
     fn connect_failed<E: Engine<Socket = S>>(
         &mut self,
         engine: &mut E,
+        owner: Owner,
+        route: &Route,
         errno: Errno,
-        context: &Context,
         now: Time,
     ) -> Input {
         if let Some(socket) = self.sockets[Side::Backend as usize].take() {
             engine.close(socket);
         }
+        let errno = match self.connect_again(engine, owner, route, errno) {
+            Ok(()) => return Input::Connecting,
+            Err(errno) => errno,
+        };
         let abandoned = Input::ConnectFailed { errno, retry: false, counted: false };
         let Some(claim) = self.claim.take() else { return abandoned };
         match self.relay.judge(errno) {
             Verdict::Abandoned => abandoned,
-            Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, context, now),
-            Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, context, now),
+            Verdict::TimedOut => self.fail(claim, (Failure::TimedOut, errno), route, now),
+            Verdict::Failed(errno) => self.fail(claim, (Failure::Errno(errno), errno), route, now),
         }
     }
 
-    fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, context: &Context, now: Time) -> Input {
+    /// Connects to the same backend from the next source, where this one has no port left. Gives back why not.
+    fn connect_again<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        route: &Route,
+        errno: Errno,
+    ) -> Result<(), Errno> {
+        let Some(backend) = self.claim.as_ref().map(Claim::backend_shared) else { return Err(errno) };
+        let next = route.sources.after(self.source, backend.address());
+        match next.filter(|_| errno == Errno::EADDRNOTAVAIL && self.relay.is_connecting()) {
+            Some(next) => {
+                self.source = next;
+                self.open(engine, owner, route, backend.address())
+            }
+            None => Err(errno),
+        }
+    }
+
+    fn fail(&mut self, claim: Claim, (failure, errno): (Failure, Errno), route: &Route, now: Time) -> Input {
         self.tally.fail(failure);
         self.tried.get_or_insert_default().insert(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
         if ejected {
-            let (pool, backend) = (context.pool_of(self.route), backend.name().to_owned());
-            context.reporter.tell(News::Ejected { pool, backend, cause: failure.to_string() });
+            let (pool, backend) = (route.chooser.pool().name().to_owned(), backend.name().to_owned());
+            route.reporter.tell(News::Ejected { pool, backend, cause: failure.to_string() });
         }
         Input::ConnectFailed { errno, retry: go_on, counted: counts }
     }

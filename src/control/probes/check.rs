@@ -1,7 +1,8 @@
 //! One active check: a connection of its own, made, used and closed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -12,13 +13,14 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::Address;
 use crate::balance::failure::{Blame, judge};
 use crate::config::health::{Check, Statuses};
+use crate::engine::socket::bind_source;
 use crate::errno::Errno;
 use crate::limits::{CHECK_BODY_BYTES_MAX, CHECK_HEADER_BYTES_MAX};
 use crate::wire::proxy::{self, Command, Endpoint, Version};
@@ -36,6 +38,8 @@ pub struct Probe {
     pub header: Option<Version>,
     /// How long all of it may take.
     pub timeout: Duration,
+    /// Where it may come from: what lets clients' connections pass may let no others. Empty: from anywhere.
+    pub sources: Vec<IpAddr>,
 }
 
 /// What it has shown.
@@ -85,7 +89,9 @@ impl Probe {
     pub async fn run(&self) -> Outcome {
         let deadline = Instant::now() + self.timeout;
         let connected = match &self.address {
-            Address::Inet(to) => timeout_at(deadline, connect_inet(*to)).await.map(|made| made.map(Stream::Inet)),
+            Address::Inet(to) => {
+                timeout_at(deadline, connect_inet(*to, &self.sources)).await.map(|made| made.map(Stream::Inet))
+            }
             Address::Unix(path) => {
                 timeout_at(deadline, UnixStream::connect(path)).await.map(|made| made.map(Stream::Unix))
             }
@@ -166,8 +172,22 @@ enum Stream {
     Unix(UnixStream),
 }
 
-async fn connect_inet(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(to).await?;
+async fn connect_inet(to: SocketAddr, sources: &[IpAddr]) -> io::Result<TcpStream> {
+    let mut sources = sources.iter().filter(|source| source.is_ipv4() == to.is_ipv4());
+    let mut source = sources.next();
+    let stream = loop {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let bound = source.map_or(Ok(()), |source| bind_source(socket.as_fd(), *source));
+        let made = match bound {
+            Ok(()) => socket.connect(to).await,
+            Err(errno) => Err(errno.into()),
+        };
+        match (made, sources.next()) {
+            // No port is left there, or the host has lost that address.
+            (Err(error), Some(next)) if Errno::from(&error) == Errno::EADDRNOTAVAIL => source = Some(next),
+            (made, _) => break made?,
+        }
+    };
     // Where nobody listens on a port of this host that can be drawn for connections, a connect can draw that very port
     // and then meets itself.
     if stream.local_addr()? == to {

@@ -232,7 +232,8 @@ fn targets(pool: usize, roster: &Roster) -> Vec<Target> {
                 Address::Inet(address) => address.to_string(),
                 Address::Unix(_) => "localhost".to_owned(),
             });
-            let probe = Arc::new(Probe { address, check: health.check.clone(), host, header, timeout: health.timeout });
+            let (check, timeout, sources) = (health.check.clone(), health.timeout, roster.sources());
+            let probe = Arc::new(Probe { address, check, host, header, timeout, sources });
             let (interval, on_down) = (health.interval, health.on_down);
             Target { pool, backend: backend.clone(), probe, interval, on_down }
         })

@@ -30,7 +30,7 @@ fn http(expect: std::ops::RangeInclusive<u16>) -> Check {
 }
 
 fn probe(address: impl Into<Address>, check: Check, timeout: Duration) -> Probe {
-    Probe { address: address.into(), check, host: "app:80".to_owned(), header: None, timeout }
+    Probe { address: address.into(), check, host: "app:80".to_owned(), header: None, timeout, sources: Vec::new() }
 }
 
 /// A server that reads a request's header and says `answer` to each; gives what it was asked.

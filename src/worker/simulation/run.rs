@@ -17,7 +17,9 @@ use crate::relay::{Kill, Rules, Side};
 use crate::time::Time;
 use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::news::Reporter;
 use crate::worker::session::{Route, Sessions};
+use crate::worker::sources::Sources;
 
 /// Connections of one run.
 pub(super) const CONNECTIONS: u64 = 200;
@@ -122,14 +124,16 @@ impl Run {
         let at = kernel.now + window + random.up_to(Duration::from_secs(100));
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
-        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
+        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None };
         let route = Route {
             rules: rules.clone(),
             chooser: Chooser::new(pool.clone(), random.next()),
             options,
             proxy_protocol: ProxyProtocol::default(),
             clients: ClientRules::default(),
+            sources: Sources::default(),
             unix_clients: false,
+            reporter: Reporter::default(),
         };
         let (ledger, announcements) = Ledger::new(0);
         let mut recorder = Recorder::new(announcements);

@@ -7,7 +7,7 @@ fn connects() {
     let mut bench = Bench::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Address::Inet(listener.local_addr().unwrap());
-    let options = SocketOptions { keepalive: Some(Duration::from_secs(60)) };
+    let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None };
     let socket = bench.ring.open(&address, &options).unwrap();
     bench.ring.connect(owner(1, 1), &socket, &address);
     assert!(matches!(bench.next(owner(1, 1)), Event::Connected));

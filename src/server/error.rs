@@ -1,0 +1,74 @@
+//! Why the server could not start, or had to stop.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::engine::listener::ListenError;
+use crate::engine::ring::SetupError;
+use crate::errno::Errno;
+
+/// Why the server could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine cannot be had.
+    #[error(transparent)]
+    Engine(#[from] SetupError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The metrics address cannot be listened on.
+    #[error("cannot listen on {address} for metrics: {source}; choose another address with `metrics` or --metrics")]
+    Metrics {
+        /// Which.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Connections cannot come from an address.
+    #[error(
+        "pool `{pool}`: cannot connect from {address} ({errno}): `source` must be an address of this host; \
+         `ip address` shows which it has"
+    )]
+    Source {
+        /// The pool.
+        pool: String,
+        /// From where.
+        address: IpAddr,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The admin API cannot be served where it must be.
+    #[error(transparent)]
+    Admin(#[from] crate::control::admin::socket::Error),
+    /// The configuration's backends cannot be a set.
+    #[error(transparent)]
+    Backends(#[from] crate::balance::SetError),
+    /// Something that every process needs was refused.
+    #[error("cannot start: {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A worker has ended by itself.
+    #[error("worker {number} has failed: {why}. The other workers were drained; restart ringlb and report this")]
+    Worker {
+        /// Which.
+        number: usize,
+        /// What it said.
+        why: String,
+    },
+}
+
+pub(super) fn failed(number: usize, result: Result<(), String>) -> Error {
+    Error::Worker { number, why: result.err().unwrap_or_else(|| "it ended without being told".into()) }
+}
+
+pub(super) fn interrupted() -> Error {
+    Error::System { what: "interrupted", source: io::ErrorKind::Interrupted.into() }
+}
+
+pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
