@@ -400,6 +400,9 @@ pub const REHASHES_MAX: u64 = 32;
 /// [`TIMEOUT_MAX`], and few last longer.
 pub const HISTOGRAM_NANOS_BITS: u32 = 52;
 
+/// How long the parts are that the windows of the API's percentiles are made of.
+pub const LATENCY_TURN: Duration = Duration::from_secs(60);
+
 /// Backends with series of their own in the metrics, however the configuration sets `backend_series_max`: some seventy lines
 /// each, which nobody's Prometheus wants for more.
 pub const BACKEND_SERIES_MAX: u32 = 100_000;

@@ -121,6 +121,7 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
             tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
             tokio::spawn(news::relay(rosters.clone(), hearer));
+            tokio::spawn(numbers.clone().keep_minutes());
             tokio::spawn(collect(rosters, workers, numbers));
             signals.deliver(notify).await;
         });

@@ -1,4 +1,4 @@
-//! The socket of the admin API, and what is told there of the process.
+//! What the admin API is given of the process.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
