@@ -475,7 +475,7 @@ fn sessions_are_listed_page_by_page_and_ended_one_by_one() {
 }
 
 /// The events of a connection that follows them, from now on.
-fn follow(ringlb: &Ringlb) -> impl Iterator<Item = Value> {
+fn follow(ringlb: &Ringlb) -> impl Iterator<Item = Value> + use<> {
     let mut stream = api::connect(&ringlb.admin());
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
     let lines = std::io::BufRead::lines(std::io::BufReader::new(stream)).map(|line| line.expect("a line"));
