@@ -33,7 +33,7 @@ use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::news::Reporter;
 
 use bind::{Bound, bind_all, bind_metrics, try_sources};
-use capacity::{checks_max, connections_max, descriptors_max};
+use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
 use error::{failed, interrupted, system};
 use setup::{Shared, gate};
 use thread::{Notice, notify, spawn};
@@ -109,10 +109,11 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
+        let pipes = pipes_max(descriptors, count);
         for setup in fleet.setups(
             config,
             &rosters,
-            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, reporter: &reporter },
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, reporter: &reporter, pipes },
             (commands, &cpus),
         ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));

@@ -27,6 +27,8 @@ pub(super) struct Shared<'s> {
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
     pub(super) reporter: &'s Reporter,
+    /// How many pipes each may splice through.
+    pub(super) pipes: usize,
 }
 
 impl Fleet {
@@ -38,7 +40,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements, reporter } = shared;
+        let Shared { wakers, gates, announcements, reporter, pipes } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -74,8 +76,9 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
+            let mailbox = self.mailboxes[number].clone();
             let (announcements, reporter) = (announcements.clone(), reporter.clone());
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, reporter });
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, reporter, pipes });
         }
         setups
     }
@@ -88,6 +91,8 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
         max_session_duration: listener.max_session_duration,
     }
 }

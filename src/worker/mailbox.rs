@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot::Sender as Reply;
 
 use crate::address::Address;
-use crate::balance::BackendId;
+use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
 use crate::slots::Key;
@@ -22,6 +22,8 @@ pub enum Command {
     Kill(Kill),
     /// The pools have changed: let go of what they were.
     Refresh,
+    /// A place for the client that waits under this key.
+    Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
     /// Say who is there; the answer covers a bounded part of the sessions.
@@ -94,5 +96,11 @@ impl Mailbox {
         if self.sender.send(command).is_ok() {
             self.waker.wake();
         }
+    }
+}
+
+impl Taker for Mailbox {
+    fn take(&self, key: Key, claim: Claim) {
+        self.send(Command::Place(key, claim));
     }
 }
