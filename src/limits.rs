@@ -229,6 +229,27 @@ pub const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// How often `status --watch` asks again.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// News of the workers that may wait for the control thread: as much as thousands of backends have to tell at once.
+pub const NEWS_WAITING_MAX: usize = 8192;
+
+/// Slots that a worker looks at for one question about its sessions: some 100 us.
+pub const CENSUS_SLOTS: u32 = 256;
+
+/// Sessions in one answer.
+pub const SESSIONS_PAGE_MAX: usize = 10_000;
+
+/// Sessions in one answer where the request says nothing.
+pub const SESSIONS_PAGE: usize = 1000;
+
+/// How long a worker may take to answer a question; it answers between two turns.
+pub const WORKER_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Events that a slow reader may be behind before it loses some.
+pub const EVENTS_BEHIND_MAX: usize = 1024;
+
+/// Events of the past that are kept for those who ask.
+pub const EVENTS_KEPT: usize = 256;
+
 /// Clients that follow the events at a time.
 pub const EVENT_CLIENTS_MAX: usize = 32;
 

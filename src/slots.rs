@@ -133,6 +133,18 @@ impl<T> Slots<T> {
         })
     }
 
+    /// The keys of the taken ones among `most` slots from number `from` on, in slot order, and the number behind these
+    /// slots; `None`: there are no more.
+    pub fn window(&self, from: u32, most: u32) -> (Vec<Key>, Option<u32>) {
+        let end = from.saturating_add(most);
+        let key = |index: u32| {
+            let slot = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
+            matches!(slot.state, State::Taken(_)).then(|| Key::new(index, slot.generation))
+        };
+        let last = u32::try_from(self.chunks.len() * CHUNK).unwrap_or(u32::MAX);
+        ((from..end.min(last)).filter_map(key).collect(), Some(end).filter(|end| *end < last))
+    }
+
     fn grow(&mut self) -> bool {
         let start = self.chunks.len() * CHUNK;
         if start + CHUNK > SLOTS_MAX {
@@ -185,6 +197,14 @@ mod tests {
                 prop_assert_eq!(slots.get(*key), Some(value));
             }
             prop_assert_eq!(slots.keys().count(), model.len());
+            let (mut from, mut seen) = (Some(0), Vec::new());
+            while let Some(start) = from {
+                let (keys, next) = slots.window(start, 7);
+                prop_assert!(keys.iter().all(|key| (start..start + 7).contains(&key.index())));
+                seen.extend(keys);
+                from = next;
+            }
+            prop_assert_eq!(seen, slots.keys().collect::<Vec<_>>());
         }
     }
 }

@@ -428,6 +428,159 @@ fn the_commands_show_and_change_a_running_one() {
     ringlb.stop();
 }
 
+#[test]
+fn sessions_are_listed_page_by_page_and_ended_one_by_one() {
+    let servers = ["a", "b"].map(Backend::answering);
+    let config = Config::new(&[]).backend(servers[0].address(), "name = \"a\"");
+    let ringlb = config.backend(servers[1].address(), "name = \"b\"").start();
+    let admin = ringlb.admin();
+    let mut streams: Vec<TcpStream> = (0..700).map(|_| net::connect(ringlb.address())).collect();
+    streams.iter_mut().for_each(|stream| assert!(ask(stream).ends_with(" hello")));
+
+    let (mut cursor, mut found) = (String::new(), Vec::new());
+    loop {
+        let page = call(&admin, "GET", &format!("/v1/sessions?pool=back&limit=100{cursor}"), "").json(200);
+        let sessions = page["sessions"].as_array().expect("a list");
+        assert!(sessions.len() <= 100);
+        found.extend(sessions.iter().cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    let clients: std::collections::HashSet<String> =
+        found.iter().map(|session| session["client"].as_str().expect("a client").to_owned()).collect();
+    let expected = streams.iter().map(|stream| stream.local_addr().expect("an address").to_string()).collect();
+    assert_eq!((found.len(), clients), (700, expected), "each once");
+    assert!(found.iter().all(|session| session["from_client"] == 6 && session["from_backend"] == 8));
+    let of_b = call(&admin, "GET", "/v1/sessions?backend=b", "").json(200);
+    assert_eq!(of_b["sessions"].as_array().map(Vec::len), Some(350));
+    let old = call(&admin, "GET", "/v1/sessions?older=1h", "").json(200);
+    assert_eq!(old["sessions"], json!([]));
+    assert!(said(&admin, &["session", "list", "--limit", "1"]).contains("there are more"));
+
+    // One of them is ended, and no other.
+    let client = streams[0].local_addr().expect("an address").to_string();
+    let id = found.iter().find(|session| session["client"] == *client).expect("it is there")["id"].clone();
+    let id = id.as_str().expect("a name");
+    assert_eq!(said(&admin, &["session", "kill", id]), format!("{id} was ended\n"));
+    assert_eq!(net::read_to_end(&mut streams[0]), (Vec::new(), common::pattern::End::Reset));
+    assert_eq!(ringlb.wait_for_ends(1), ["killed"]);
+    streams[1..].iter_mut().for_each(|stream| assert!(ask(stream).ends_with(" hello")));
+    for unknown in [id, "9-0-0", "x", "0-0-99999999", "0-0"] {
+        assert_eq!(call(&admin, "DELETE", &format!("/v1/sessions/{unknown}"), "").code(404), "no_such_session");
+    }
+    assert_eq!(call(&admin, "GET", "/v1/sessions?cursor=x", "").code(400), "bad_value");
+    assert_eq!(call(&admin, "GET", "/v1/sessions?pool=x", "").code(404), "no_such_pool");
+    drop(streams);
+    ringlb.stop();
+}
+
+/// The events of a connection that follows them, from now on.
+fn follow(ringlb: &Ringlb) -> impl Iterator<Item = Value> + use<> {
+    let mut stream = api::connect(&ringlb.admin());
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(stream)).map(|line| line.expect("a line"));
+    // Between the objects stand the header and the lengths of the chunks.
+    let mut events = lines.filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(&line).expect("JSON"));
+    let first: Value = events.next().expect("a first event");
+    assert_eq!(first["event"], "following");
+    events
+}
+
+#[test]
+fn events_tell_what_happens_and_the_log_tells_it_once() {
+    let server = Backend::answering("a");
+    let reserved = net::Reserved::new();
+    let config = Config::new(&[]).backend(server.address(), "name = \"a\"").listener("max_connections = 2");
+    let ringlb = config.pool("max_fails = 1\nfail_timeout = \"10m\"").start();
+    let (admin, address) = (ringlb.admin(), ringlb.address());
+    let mut events = follow(&ringlb);
+    let mut expect = |event: &str, about: &str, name: &str| -> Value {
+        let next = events.next().expect("the next event");
+        assert_eq!((&next["event"], &next[about]), (&json!(event), &json!(name)), "{next}");
+        next
+    };
+
+    let told = json!({"name": "dead", "address": reserved.address().to_string(), "weight": 100}).to_string();
+    call(&admin, "POST", BACKENDS, &told).json(201);
+    let added = expect("added", "backend", "dead");
+    assert!(added["message"].as_str().is_some_and(|message| message.contains(&format!("pid {}", std::process::id()))));
+    for _ in 0..8 {
+        assert_eq!(request(address), "a", "the dead one is tried, and the client served");
+    }
+    let ejected = expect("ejected", "backend", "dead");
+    assert_eq!(ejected["pool"], "back");
+    let message = ejected["message"].as_str().expect("a message");
+    assert!(message.starts_with("backend back/dead is ejected: its connects fail: "), "{message}");
+    ringlb.wait_for_log("the log has it too", |line| line.contains(message));
+    assert_eq!(ringlb.log().iter().filter(|line| line.contains("is ejected")).count(), 1);
+
+    call(&admin, "PATCH", &format!("{BACKENDS}/dead"), r#"{"state":"maint"}"#).json(200);
+    expect("changed", "backend", "dead");
+    call(&admin, "DELETE", &format!("{BACKENDS}/dead"), "").json(200);
+    expect("removed", "backend", "dead");
+    let set = json!({"backends": [{"name": "a", "address": server.address().to_string()}]}).to_string();
+    call(&admin, "PUT", BACKENDS, &set).json(200);
+    expect("swap", "pool", "back");
+
+    let held: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut stream = net::connect(address);
+            ask(&mut stream);
+            stream
+        })
+        .collect();
+    expect("paused", "listener", "front");
+    let past = said(&admin, &["events"]);
+    assert!(past.lines().any(|line| line.contains("  paused ")) && past.contains("is ejected"), "{past}");
+    drop(held);
+    ringlb.stop();
+}
+
+#[test]
+fn those_who_follow_and_never_read_hurt_nobody_and_have_an_end() {
+    let ringlb = Config::new(&[]).backend("127.0.0.1:1", "name = \"a\"").start();
+    let admin = ringlb.admin();
+    let mut deaf: Vec<_> = (0..32).map(|_| follow(&ringlb)).collect();
+    let refused = call(&admin, "GET", "/v1/events", "");
+    assert_eq!(refused.code(503), "too_many");
+    // More than fits in the buffers on the way and in what a reader may be behind.
+    for weight in 0..8000 {
+        let told = format!("{{\"weight\": {}}}", weight % 2 + 1);
+        call(&admin, "PATCH", &format!("{BACKENDS}/a"), &told).json(200);
+    }
+    let mut seen = 0;
+    let lost = deaf[0].by_ref().inspect(|_| seen += 1).find_map(|event| event["lost"].as_u64()).expect("some are lost");
+    assert!(lost > 0 && seen > 100, "{lost} lost behind {seen}");
+    drop(deaf);
+    until("there is room again", || (call(&admin, "GET", "/v1/events?follow=false", "").status == 200).then_some(()));
+    ringlb.stop();
+}
+
+#[test]
+fn completions_and_the_manual_are_printed_without_a_running_one() {
+    let nowhere = Path::new("/nonexistent");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(said(nowhere, &["completions", shell]).contains("ringlb"), "{shell}");
+    }
+    let manual = said(nowhere, &["man"]);
+    assert!(manual.contains(".TH") && manual.contains("kill_after=30s"), "{manual}");
+}
+
+/// The documentation has every event and no other; two of them are for one reader alone.
+#[test]
+fn the_events_of_the_documentation_are_those_that_are_told() {
+    let document = include_str!("../docs/admin.md");
+    let table = document.split("| event | what has happened |").nth(1).expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
+    let mut documented: Vec<&str> =
+        rows.flat_map(|row| row.split('|').nth(1).expect("a cell").split('`').skip(1).step_by(2)).collect();
+    let mut told: Vec<&str> = ringlb::control::news::Kind::ALL.iter().map(|kind| kind.name()).collect();
+    told.extend(["following", "lost"]);
+    documented.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(documented, told);
+}
+
 /// The documentation has every endpoint and no other.
 #[test]
 fn the_table_of_the_documentation_is_the_router() {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::balance::settings::Policy;
-use crate::cli::admin::{BackendArgs, StatusArgs};
+use crate::cli::admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
 use crate::cli::{Command, Exit};
 use crate::config::{
     Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
@@ -50,6 +51,17 @@ enum Verb {
     Status(StatusArgs),
     /// List and change the backends of a running ringlb
     Backend(BackendArgs),
+    /// List and end the sessions of a running ringlb
+    Session(SessionArgs),
+    /// Show what has happened to a running ringlb: ejections, checks, changes
+    Events(EventsArgs),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, as in `ringlb man | man -l -`
+    Man,
 }
 
 const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80 or unix:/path; to listen on also :80 (all addresses of this \
@@ -88,6 +100,10 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         Verb::Demo { listen, workers } => Ok(Command::Demo { listen, workers }),
         Verb::Status(args) => Ok(Command::Status(args)),
         Verb::Backend(args) => Ok(Command::Backend(args)),
+        Verb::Session(args) => Ok(Command::Session(args)),
+        Verb::Events(args) => Ok(Command::Events(args)),
+        Verb::Completions { shell } => Ok(Command::Text(completions(shell))),
+        Verb::Man => manual().map(Command::Text),
         Verb::Check { config } => Ok(Command::Check { file: config }),
     }
 }
@@ -128,6 +144,25 @@ impl Run {
         };
         Ok(Command::Run(Box::new(checked)))
     }
+}
+
+fn completions(shell: Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "ringlb", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The page of the program, and behind it those of its commands.
+fn manual() -> Result<String, Exit> {
+    fn render(command: &clap::Command, text: &mut Vec<u8>) -> std::io::Result<()> {
+        clap_mangen::Man::new(command.clone()).render(text)?;
+        command.get_subcommands().filter(|one| one.get_name() != "help").try_for_each(|one| render(one, text))
+    }
+    let mut command = Args::command();
+    command.build();
+    let mut text = Vec::new();
+    render(&command, &mut text).map_err(|error| Exit::Failed(format!("the manual cannot be written: {error}")))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Where the admin API is to be: on the command line, a path may begin where the shell is.

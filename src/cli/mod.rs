@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use crate::config::{Bind, Checked, Workers};
 use crate::server;
 
-pub use admin::{BackendArgs, StatusArgs};
+pub use admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
 pub use output::Exit;
 
 /// What the person wants, with everything that could be checked without doing it.
@@ -33,6 +33,12 @@ pub enum Command {
     Status(StatusArgs),
     /// `ringlb backend`: the backends of a running one.
     Backend(BackendArgs),
+    /// `ringlb session`: the sessions of a running one.
+    Session(SessionArgs),
+    /// `ringlb events`: what happens to a running one.
+    Events(EventsArgs),
+    /// `ringlb completions` and `ringlb man`: a text about the commands.
+    Text(String),
     /// `ringlb demo`: three small backends and a balancer before them.
     Demo {
         /// Where the balancer listens.
@@ -67,6 +73,9 @@ fn execute(command: Command) -> Result<(), Exit> {
         }
         Command::Status(args) => args.run(),
         Command::Backend(args) => args.run(),
+        Command::Session(args) => args.run(),
+        Command::Events(args) => args.run(),
+        Command::Text(text) => output::print(&text),
         Command::Demo { listen, workers } => demo::run(listen, workers),
     }
 }

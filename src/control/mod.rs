@@ -5,6 +5,7 @@ pub mod admin;
 mod due;
 pub mod metrics;
 pub mod names;
+pub mod news;
 pub mod overlay;
 pub mod probes;
 pub mod roster;
@@ -31,6 +32,7 @@ use tokio::time::sleep;
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::news::Hearer;
 
 use admin::{Admin, Facts};
 use metrics::{Metrics, Sources};
@@ -56,6 +58,8 @@ pub struct Setup {
     pub admin: Option<(UnixStdListener, Facts)>,
     /// What the numbers are made of.
     pub sources: Sources,
+    /// What the workers tell.
+    pub hearer: Hearer,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -89,7 +93,7 @@ impl Readiness {
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, admin, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
+    let Setup { metrics, admin, hearer, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
     let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
@@ -116,6 +120,7 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             let on_known = notify.clone();
             tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
             tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+            tokio::spawn(news::relay(rosters.clone(), hearer));
             tokio::spawn(numbers.clone().keep_minutes());
             tokio::spawn(collect(rosters, workers, numbers));
             signals.deliver(notify).await;

@@ -18,6 +18,7 @@ use crate::config::health::Health;
 use crate::time::Time;
 use crate::wire::proxy::Version;
 
+use super::news::Newsroom;
 use super::overlay::{EditError, Overlay};
 
 /// The rosters of all pools, in the order of the configuration.
@@ -26,6 +27,7 @@ pub struct Rosters {
     all: Vec<Roster>,
     /// Counts the changes of any of them.
     changes: watch::Sender<u64>,
+    news: Newsroom,
 }
 
 /// What one pool is told to be.
@@ -99,7 +101,7 @@ impl Rosters {
     pub fn new(pools: &[config::Pool], now: Time) -> Result<Rosters, SetError> {
         let (changes, _) = watch::channel(0);
         let all = pools.iter().map(|pool| Roster::new(pool.clone(), changes.clone(), now)).collect::<Result<_, _>>()?;
-        Ok(Rosters { all, changes })
+        Ok(Rosters { all, changes, news: Newsroom::new() })
     }
 
     /// All of them, in the order of the configuration.
@@ -110,6 +112,11 @@ impl Rosters {
     /// The roster of the pool of that name.
     pub fn find(&self, pool: &str) -> Option<&Roster> {
         self.all.iter().find(|roster| roster.pool.name() == pool)
+    }
+
+    /// Where everybody hears what happens to them.
+    pub fn news(&self) -> &Newsroom {
+        &self.news
     }
 
     /// Counts the changes of any of them.

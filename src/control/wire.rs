@@ -207,6 +207,71 @@ pub struct Changes {
     pub changed: Vec<String>,
 }
 
+/// `GET /v1/sessions`: some of the sessions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sessions {
+    /// Worker by worker, in the order of their slots.
+    pub sessions: Vec<Session>,
+    /// The cursor for more; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its name: worker, slot, and which use of the slot.
+    pub id: String,
+    /// The listener that its client came by.
+    pub listener: String,
+    /// The pool that serves it.
+    pub pool: String,
+    /// Its client's address; absent where a unix socket has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<String>,
+    /// The backend that it is connected or being connected with; absent where there is none (any more).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub backend: Option<String>,
+    /// Whether it was connected with one.
+    pub connected: bool,
+    /// Since it was accepted.
+    pub age_ms: u64,
+    /// Bytes received from the client.
+    pub from_client: u64,
+    /// Bytes received from the backend.
+    pub from_backend: u64,
+}
+
+/// `DELETE /v1/sessions/ID`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// Its name.
+    pub killed: String,
+}
+
+/// A line of `GET /v1/events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in UTC as RFC 3339 writes it.
+    pub time: String,
+    /// What, one word of a closed list.
+    pub event: String,
+    /// The pool that it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pool: Option<String>,
+    /// The backend that it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub backend: Option<String>,
+    /// The listener that it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub listener: Option<String>,
+    /// For people: what and why.
+    pub message: String,
+    /// How many events this reader has lost, where that is what it tells.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lost: Option<u64>,
+}
+
 /// Every answer that is not what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

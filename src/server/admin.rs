@@ -35,6 +35,7 @@ impl Fleet {
             origin: config.origin().cloned(),
             process: Arc::clone(&self.process),
             listeners: listeners.collect(),
+            routes: self.listeners.iter().map(|bound| bound.name.clone()).collect(),
         };
         tracing::info!(path = %admin.path().display(), "admin API");
         Ok(Some((listener, facts)))

@@ -30,6 +30,7 @@ use crate::relay::Kill;
 use crate::worker::admission::Gate;
 use crate::worker::clock;
 use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::news::Reporter;
 
 use bind::{Bound, bind_all, bind_metrics, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
@@ -81,6 +82,7 @@ impl Fleet {
         let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
+        let (reporter, hearer) = Reporter::new();
         let (threads, readiness) = (Vec::new(), Readiness::default());
         let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin };
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
@@ -95,6 +97,7 @@ impl Fleet {
         let control = control::Setup {
             metrics,
             admin: fleet.admin(config, &gates)?,
+            hearer,
             sources,
             readiness: fleet.readiness.clone(),
             rosters: rosters.clone(),
@@ -110,7 +113,7 @@ impl Fleet {
         for setup in fleet.setups(
             config,
             &rosters,
-            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, pipes },
+            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, reporter: &reporter, pipes },
             (commands, &cpus),
         ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));

@@ -15,6 +15,7 @@ use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::mailbox::Command;
+use crate::worker::news::Reporter;
 use crate::worker::rate::{Bucket, Rate};
 use crate::worker::sources::Sources;
 use crate::worker::{ListenerSetup, Setup};
@@ -25,6 +26,7 @@ pub(super) struct Shared<'s> {
     /// Each listener's limit, by its name.
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
+    pub(super) reporter: &'s Reporter,
     /// How many pipes each may splice through.
     pub(super) pipes: usize,
 }
@@ -38,7 +40,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements, pipes } = shared;
+        let Shared { wakers, gates, announcements, reporter, pipes } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -74,8 +76,9 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
-            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes });
+            let mailbox = self.mailboxes[number].clone();
+            let (announcements, reporter) = (announcements.clone(), reporter.clone());
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, reporter, pipes });
         }
         setups
     }

@@ -18,6 +18,7 @@ use crate::metrics::Pause;
 use crate::slots::Key;
 use crate::time::Time;
 use crate::worker::admission::Admission;
+use crate::worker::news::{News, Reporter};
 
 /// The role of a listener in an operation's tag; the slot's index is its number.
 pub const ROLE: Role = Role(2);
@@ -31,6 +32,7 @@ pub struct Acceptor<S> {
     admission: Admission,
     state: State,
     stopping: bool,
+    reporter: Reporter,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -57,10 +59,16 @@ pub enum Accepted<S> {
 }
 
 impl<S> Acceptor<S> {
-    /// Listener number `number`, called `name`; the first [`Acceptor::turn`] arms it.
-    pub const fn new(number: u16, name: String, socket: Arc<S>, admission: Admission) -> Acceptor<S> {
+    /// Listener number `number`, called `name`; the first [`Acceptor::turn`] arms it. `reporter` is told when it pauses.
+    pub const fn new(
+        number: u16,
+        name: String,
+        socket: Arc<S>,
+        admission: Admission,
+        reporter: Reporter,
+    ) -> Acceptor<S> {
         let owner = Owner { key: Key::new(number as u32, 0), role: ROLE };
-        Acceptor { name, owner, socket: Some(socket), admission, state: State::Ended, stopping: false }
+        Acceptor { name, owner, socket: Some(socket), admission, state: State::Ended, stopping: false, reporter }
     }
 
     /// The limits that its sessions count against.
@@ -120,7 +128,7 @@ impl<S> Acceptor<S> {
             State::Ended | State::Pausing(_) | State::Resting(_) | State::Full => {
                 if self.state == State::Full {
                     self.admission.wait_over();
-                    tracing::info!(listener = self.name, "accepting again");
+                    self.reporter.tell(News::Resumed { listener: self.name.clone() });
                 }
                 // Whoever is told to stop while it pauses has nothing under way either.
                 self.state = State::Ended;
@@ -164,7 +172,7 @@ impl<S> Acceptor<S> {
             return false;
         }
         self.state = State::Full;
-        tracing::warn!(listener = self.name, max, "{limit} is reached: new clients wait in the backlog");
+        self.reporter.tell(News::Paused { listener: self.name.clone(), limit, max });
         true
     }
 

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
+use tokio::sync::oneshot::Sender as Reply;
+
+use crate::address::Address;
 use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
@@ -22,6 +26,55 @@ pub enum Command {
     Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
+    /// Say who is there; the answer covers a bounded part of the sessions.
+    Census(Question, Reply<Page>),
+    /// End this session, and say whether it was there.
+    KillOne(Key, Reply<bool>),
+}
+
+/// Which sessions somebody asks about.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// Those served by this pool.
+    pub pool: Option<String>,
+    /// Those with this backend.
+    pub backend: Option<String>,
+    /// Those that are as old as this.
+    pub older: Duration,
+    /// From this slot on.
+    pub from: u32,
+    /// So many at most.
+    pub limit: usize,
+}
+
+/// An answer: some of the sessions.
+#[derive(Debug)]
+pub struct Page {
+    /// Those asked about.
+    pub found: Vec<Found>,
+    /// From which slot on to ask for more; `None`: that was all.
+    pub next: Option<u32>,
+}
+
+/// What a worker tells of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name within the worker.
+    pub key: Key,
+    /// The number of its listener.
+    pub route: u16,
+    /// The pool that serves it.
+    pub pool: String,
+    /// Its client's address; nothing where a unix socket has none.
+    pub client: Option<Address>,
+    /// The backend that it is connected or being connected with.
+    pub backend: Option<String>,
+    /// Whether it was connected with one.
+    pub connected: bool,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// Bytes received from the client and from the backend.
+    pub received: [u64; 2],
 }
 
 /// The sending end, one for each worker.

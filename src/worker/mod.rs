@@ -10,6 +10,7 @@ pub mod clock;
 pub mod identity;
 pub mod listener;
 pub mod mailbox;
+pub mod news;
 pub mod rate;
 pub mod session;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use crate::engine::socket::Waker;
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
-use crate::relay::Rules;
+use crate::relay::{Kill, Rules};
 use crate::slots::Key;
 use crate::time::Time;
 
@@ -39,6 +40,7 @@ use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use mailbox::{Command, Mailbox};
+use news::Reporter;
 use session::{Ended, Route, Sessions};
 use sources::Sources;
 
@@ -62,6 +64,8 @@ pub struct Setup {
     pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
+    /// Whom it tells what happens.
+    pub reporter: Reporter,
 }
 
 /// One listener of a worker.
@@ -123,7 +127,8 @@ impl Worker {
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
-            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
+            let reporter = setup.reporter.clone();
+            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission, reporter));
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
@@ -132,6 +137,7 @@ impl Worker {
                 sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
                 clients: listener.clients,
+                reporter: setup.reporter.clone(),
             });
         }
         let sessions = Sessions::new(routes, recorder, now);
@@ -214,6 +220,14 @@ impl Worker {
                 Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
+                }
+                Command::Census(question, reply) => {
+                    let page = self.sessions.census(&mut self.ring, &question, self.now);
+                    reply.send(page).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
+                }
+                Command::KillOne(key, reply) => {
+                    let killed = self.sessions.kill_one(&mut self.ring, key, Kill::Operator, self.now);
+                    reply.send(killed).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! a worker's sessions stand in one slab; an operation's tag names slot, generation and side, so a completion
 //! finds its session or finds that it has gone.
 
+mod census;
+
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
+use crate::worker::news::{News, Reporter};
 use crate::worker::sources::{Source, Sources};
 use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
@@ -46,6 +49,8 @@ pub struct Route {
     pub proxy_protocol: ProxyProtocol,
     /// Who may be a client, and how often.
     pub clients: ClientRules,
+    /// Whom to tell what its backends do.
+    pub reporter: Reporter,
 }
 
 /// What is known of a session that has ended.
@@ -213,7 +218,7 @@ impl<E: Engine> Sessions<E> {
             Event::Writable => session.writable(engine, side),
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
-            Event::Connected => session.connected(now),
+            Event::Connected => session.connected(&self.context.routes[usize::from(session.route)], now),
             Event::ConnectFailed(errno) => {
                 let route = &self.context.routes[usize::from(session.route)];
                 session.connect_failed(engine, owner, route, errno, now)
@@ -617,7 +622,7 @@ impl<S> Session<S> {
                 self.claim = Some(claim);
                 Input::Connecting
             }
-            Err(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+            Err(errno) => self.fail(claim, (Failure::Errno(errno), errno), route, now),
         }
     }
 
@@ -644,11 +649,12 @@ impl<S> Session<S> {
         Ok(())
     }
 
-    fn connected(&mut self, now: Time) -> Input {
+    fn connected(&mut self, route: &Route, now: Time) -> Input {
         if let Some(claim) = &mut self.claim
             && claim.connected(now)
         {
-            tracing::info!(backend = claim.backend().name(), "serves again: a connection to it has succeeded");
+            let (pool, backend) = (route.chooser.pool().name().to_owned(), claim.backend().name().to_owned());
+            route.reporter.tell(News::Returned { pool, backend });
         }
         self.tried = None;
         self.connected = true;
@@ -675,8 +681,8 @@ impl<S> Session<S> {
         let Some(claim) = self.claim.take() else { return abandoned };
         match self.relay.judge(errno) {
             Verdict::Abandoned => abandoned,
-            Verdict::TimedOut => self.fail(claim, Failure::TimedOut, errno, now),
-            Verdict::Failed(errno) => self.fail(claim, Failure::Errno(errno), errno, now),
+            Verdict::TimedOut => self.fail(claim, (Failure::TimedOut, errno), route, now),
+            Verdict::Failed(errno) => self.fail(claim, (Failure::Errno(errno), errno), route, now),
         }
     }
 
@@ -699,13 +705,14 @@ impl<S> Session<S> {
         }
     }
 
-    fn fail(&mut self, claim: Claim, failure: Failure, errno: Errno, now: Time) -> Input {
+    fn fail(&mut self, claim: Claim, (failure, errno): (Failure, Errno), route: &Route, now: Time) -> Input {
         self.tally.fail(failure);
         self.tried.get_or_insert_default().insert(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
         if ejected {
-            tracing::warn!(backend = backend.name(), %failure, "is ejected: its connects fail");
+            let (pool, backend) = (route.chooser.pool().name().to_owned(), backend.name().to_owned());
+            route.reporter.tell(News::Ejected { pool, backend, cause: failure.to_string() });
         }
         Input::ConnectFailed { errno, retry: go_on, counted: counts }
     }

@@ -89,6 +89,30 @@ impl Client {
         })
     }
 
+    /// `GET` of an answer that comes line by line, for as long as it lasts or `each` wants it.
+    ///
+    /// # Errors
+    /// As [`Client::send`], and those of `each`.
+    pub fn lines(&self, path: &str, mut each: impl FnMut(&str) -> Result<(), Exit>) -> Result<(), Exit> {
+        self.runtime.block_on(async {
+            let (status, response) = self.begin("GET", path, None::<&()>).await?;
+            let mut body = response.into_body();
+            let mut text = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(&error))?;
+                text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                while status.is_success()
+                    && let Some(end) = text.iter().position(|byte| *byte == b'\n')
+                {
+                    let line: Vec<u8> = text.drain(..=end).collect();
+                    each(String::from_utf8_lossy(&line[..end]).as_ref())?;
+                }
+            }
+            let rest = String::from_utf8_lossy(&text);
+            if status.is_success() { Ok(()) } else { Err(refusal(&rest, status.as_u16())) }
+        })
+    }
+
     async fn begin(
         &self,
         method: &str,

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use crate::cli::Exit;
 use crate::cli::output::print;
 use crate::control::wire::{self, SOCKET_VARIABLE};
-use crate::limits::WATCH_INTERVAL;
+use crate::limits::{EVENTS_KEPT, SESSIONS_PAGE, WATCH_INTERVAL};
 
 use client::{Client, segment};
 use show::Look;
@@ -122,6 +122,52 @@ struct Add {
     whom: Whom,
 }
 
+/// `ringlb session`
+#[derive(Clone, Debug, Args)]
+pub struct SessionArgs {
+    #[command(subcommand)]
+    verb: SessionVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum SessionVerb {
+    /// List sessions
+    List {
+        /// Those served by this pool
+        #[arg(long)]
+        pool: Option<String>,
+        /// Those with this backend
+        #[arg(long)]
+        backend: Option<String>,
+        /// Those that have lasted so long, as in 10m
+        #[arg(long, value_name = "DURATION")]
+        older: Option<String>,
+        /// So many at most
+        #[arg(long, value_name = "N", default_value_t = SESSIONS_PAGE)]
+        limit: usize,
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// End sessions, with a reset on both sides
+    Kill {
+        /// Their names, as `list` shows them
+        #[arg(required = true)]
+        id: Vec<String>,
+        #[command(flatten)]
+        whom: Whom,
+    },
+}
+
+/// `ringlb events`
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Show those to come too, for ever
+    #[arg(long)]
+    follow: bool,
+    #[command(flatten)]
+    whom: Whom,
+}
+
 impl StatusArgs {
     /// Shows the status, once or for ever.
     ///
@@ -166,6 +212,58 @@ impl BackendArgs {
                 which.each(&format!("has the weight {weight}"), |client, path| client.send("PATCH", path, Some(&told)))
             }
         }
+    }
+}
+
+impl SessionArgs {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Nobody answers, or the answer is no.
+    pub fn run(self) -> Result<(), Exit> {
+        match self.verb {
+            SessionVerb::List { pool, backend, older, limit, whom } => {
+                let mut path = format!("/v1/sessions?limit={limit}");
+                for (name, value) in [("pool", pool), ("backend", backend), ("older", older)] {
+                    if let Some(value) = value {
+                        path.push_str(&format!("&{name}={}", segment(&value)));
+                    }
+                }
+                let answer = whom.client()?.get(&path)?;
+                if whom.json {
+                    return print(&answer.text);
+                }
+                print(&show::sessions(&answer.parse::<wire::Sessions>()?, Look::of_stdout()))
+            }
+            SessionVerb::Kill { id, whom } => {
+                let client = whom.client()?;
+                for id in &id {
+                    let answer = client.send("DELETE", &format!("/v1/sessions/{}", segment(id)), None::<&()>)?;
+                    match whom.json {
+                        true => print(&answer.text)?,
+                        false => print(&format!("{id} was ended\n"))?,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl EventsArgs {
+    /// Shows what has happened, and with --follow what happens.
+    ///
+    /// # Errors
+    /// Nobody answers, or the output cannot be written.
+    pub fn run(self) -> Result<(), Exit> {
+        let path = format!("/v1/events?past={EVENTS_KEPT}&follow={}", self.follow);
+        self.whom.client()?.lines(&path, |line| {
+            if self.whom.json {
+                return print(&format!("{line}\n"));
+            }
+            let event: wire::Event = client::Answer { text: line.to_owned() }.parse()?;
+            print(&show::event(&event))
+        })
     }
 }
 

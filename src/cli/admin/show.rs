@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use crate::control::wire::{Backend, Listener, Pool, Status};
+use crate::control::wire::{Backend, Event, Listener, Pool, Sessions, Status};
 
 use super::table::{Cell, Colour, Table, names, numbers, words};
 
@@ -76,6 +76,40 @@ pub fn pools(pools: &[Pool], look: Look) -> String {
         }
     }
     text
+}
+
+/// Sessions, one a line.
+pub fn sessions(sessions: &Sessions, look: Look) -> String {
+    let columns =
+        [words("ID"), names("CLIENT"), names("POOL"), names("BACKEND"), numbers("AGE"), numbers("IN"), numbers("OUT")];
+    let mut table = Table::new(&columns);
+    for session in &sessions.sessions {
+        let backend = match (&session.backend, session.connected) {
+            (Some(backend), true) => Cell::from(backend),
+            (Some(backend), false) => Cell::from(format!("{backend}?")),
+            (None, _) => "-".into(),
+        };
+        table.row([
+            (&session.id).into(),
+            session.client.as_deref().unwrap_or("-").into(),
+            (&session.pool).into(),
+            backend,
+            format!("{}s", session.age_ms / 1000).into(),
+            session.from_client.into(),
+            session.from_backend.into(),
+        ]);
+    }
+    let mut text = table.render(look.columns(), look.coloured);
+    if sessions.next.is_some() {
+        text.push_str("there are more: --limit N shows more of them\n");
+    }
+    text
+}
+
+/// An event in a line.
+pub fn event(event: &Event) -> String {
+    let message: String = event.message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    format!("{}  {:<13}  {message}\n", event.time, event.event)
 }
 
 /// The text at the place of the one before, cut to the height of the terminal.

@@ -47,6 +47,17 @@ impl Refused {
         Refused::new(StatusCode::NOT_FOUND, code, format!("there is no {kind} named {}", quoted(name)), hint)
     }
 
+    /// There is no session of that name.
+    pub fn no_such_session(id: &str) -> Refused {
+        let message = format!("there is no session {}", quoted(id));
+        Refused::new(
+            StatusCode::NOT_FOUND,
+            "no_such_session",
+            message,
+            "it may have ended; GET /v1/sessions lists them",
+        )
+    }
+
     /// Nothing is served at `path`.
     pub fn no_such_path<'n>(path: &str, paths: impl Iterator<Item = &'n str>) -> Refused {
         let hint = match value::nearest(path, paths) {

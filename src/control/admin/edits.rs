@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::balance::{self, BackendId};
 use crate::config::Problem;
+use crate::control::news::{Kind, Newsroom};
 use crate::control::overlay::{EditError, Lease, Overlay};
 use crate::control::roster::{Edited, Roster};
 use crate::control::wire::{self, Set, Told};
@@ -45,7 +46,7 @@ pub async fn swap(
         backends.push(told::backend(told, None, &place, |name, address| roster.defaults(name, address))?);
     }
     let edited = edit(&admin, roster, &headers, |overlay| overlay.swap(backends))?;
-    log(roster, &edited.changes, peer, "the set was swapped");
+    admin.rosters.news().swapped(roster.pool().name(), &edited.changes, peer);
     Ok(changed(&admin, StatusCode::OK, edited))
 }
 
@@ -62,7 +63,7 @@ pub async fn add(
     let lease = lease(&told)?;
     let backend = told::backend(&told, None, "", |name, address| roster.defaults(name, address))?;
     let edited = edit(&admin, roster, &headers, |overlay| overlay.add(backend, lease))?;
-    log(roster, &edited.changes, peer, "a backend was added");
+    log(&admin, roster, &edited.changes, peer, "a backend was added");
     Ok(changed(&admin, StatusCode::CREATED, edited))
 }
 
@@ -85,7 +86,7 @@ pub async fn put(
     let edited = edit(&admin, roster, &headers, |overlay| overlay.put(backend, lease))?;
     let is_new = edited.changes.added.contains(&name);
     if is_new || !edited.changes.changed.is_empty() {
-        log(roster, &edited.changes, peer, "a backend was put");
+        log(&admin, roster, &edited.changes, peer, "a backend was put");
     } else {
         tracing::debug!("backend {}/{name}: its lease was renewed ({peer})", roster.pool().name());
     }
@@ -119,7 +120,7 @@ pub async fn patch(
     let edited = edit(&admin, roster, &headers, |overlay| overlay.tell(&name, apply));
     let edited = edited.map_err(|refused| suggest(refused, roster, &name))?;
     let said = serde_json::to_string(&told).unwrap_or_default();
-    log(roster, &edited.changes, peer, &format!("{name} was told {said}"));
+    log(&admin, roster, &edited.changes, peer, &format!("{name} was told {said}"));
     Ok(changed(&admin, StatusCode::OK, edited))
 }
 
@@ -149,7 +150,7 @@ pub async fn delete(
         Some(Duration::ZERO) => "its sessions are closed".to_owned(),
         Some(after) => format!("its sessions are closed in {}", humantime::format_duration(after)),
     };
-    log(roster, &edited.changes, peer, &format!("{name} was removed; {fate}"));
+    log(&admin, roster, &edited.changes, peer, &format!("{name} was removed; {fate}"));
     if let Some(after) = kill_after {
         let removed: HashSet<&str> = edited.changes.removed.iter().map(String::as_str).collect();
         let pool: Arc<str> = roster.pool().name().into();
@@ -161,7 +162,7 @@ pub async fn delete(
 }
 
 /// Ends the leases of a pool that are over, and removes the backends of which no session is left.
-pub fn expire(roster: &Roster, now: Time) {
+pub fn expire(news: &Newsroom, roster: &Roster, now: Time) {
     let pool = roster.pool().name();
     let mut expired = Vec::new();
     let ended = roster.edit(None, now, |overlay| {
@@ -173,7 +174,9 @@ pub fn expire(roster: &Roster, now: Time) {
         tracing::error!("pool {pool}: leases cannot be ended: {error}; please report this");
     }
     for name in expired {
-        tracing::warn!("backend {pool}/{name}: its lease was not renewed; it drains, and goes with its last session");
+        let message =
+            format!("backend {pool}/{name}: its lease was not renewed; it drains, and goes with its last session");
+        news.of_backend(Kind::Expired, pool, &name, message);
     }
     let moment = roster.moment();
     let idle = |name: &str| {
@@ -189,7 +192,11 @@ pub fn expire(roster: &Roster, now: Time) {
             if still { overlay.remove(name) } else { Ok(()) }
         };
         match roster.edit(None, now, remove) {
-            Ok(_) => tracing::info!("backend {pool}/{name} was removed: its lease is over, and so are its sessions"),
+            Ok(edited) if edited.changes.removed.is_empty() => {}
+            Ok(_) => {
+                let message = format!("backend {pool}/{name} was removed: its lease is over, and so are its sessions");
+                news.of_backend(Kind::Removed, pool, name, message);
+            }
             Err(error) => tracing::debug!("backend {pool}/{name}: {error}"),
         }
     }
@@ -217,14 +224,9 @@ fn changed(admin: &Admin, status: StatusCode, edited: Edited) -> Response {
     admin.json(status, &wire::Changes { revision, added, removed, kept, changed }, Revision::Pool(revision))
 }
 
-fn log(roster: &Roster, changes: &balance::Changes, peer: Peer, what: &str) {
-    tracing::info!(
-        added = changes.added.len(),
-        removed = changes.removed.len(),
-        changed = changes.changed.len(),
-        "pool {}: {what} ({peer})",
-        roster.pool().name()
-    );
+fn log(admin: &Admin, roster: &Roster, changes: &balance::Changes, peer: Peer, what: &str) {
+    let pool = roster.pool().name();
+    admin.rosters.news().edited(pool, changes, &format!("pool {pool}: {what}"), peer);
 }
 
 /// Names the backend that was probably meant.

@@ -6,6 +6,8 @@
 mod answer;
 mod body;
 mod edits;
+mod events;
+mod sessions;
 pub mod socket;
 mod status;
 mod told;
@@ -21,7 +23,7 @@ use tokio::sync::Semaphore;
 use crate::config::Origin;
 use crate::control::Readiness;
 use crate::control::roster::{Roster, Rosters};
-use crate::limits::{ADMIN_BODIES_MAX, COLLECT_INTERVAL};
+use crate::limits::{ADMIN_BODIES_MAX, COLLECT_INTERVAL, EVENT_CLIENTS_MAX};
 use crate::time::Time;
 use crate::worker::admission::Gate;
 use crate::worker::clock;
@@ -40,6 +42,8 @@ pub struct Facts {
     pub process: Arc<Gate>,
     /// In the order of the configuration.
     pub listeners: Vec<ListenerFacts>,
+    /// The name of each route's listener, in the workers' order.
+    pub routes: Vec<String>,
 }
 
 /// What is fixed of a listener.
@@ -66,6 +70,8 @@ pub struct Admin {
     instance: u32,
     /// For large requests, so that a few clients cannot take all memory.
     bodies: Semaphore,
+    /// Places for those who follow the events.
+    followers: Arc<Semaphore>,
 }
 
 /// One thing that can be asked for.
@@ -92,13 +98,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         path: "/v1/pools/{pool}/backends/{backend}",
         handler: || routing::delete(edits::delete),
     },
+    Endpoint { method: "GET", path: "/v1/sessions", handler: || routing::get(sessions::list) },
+    Endpoint { method: "DELETE", path: "/v1/sessions/{id}", handler: || routing::delete(sessions::kill) },
+    Endpoint { method: "GET", path: "/v1/events", handler: || routing::get(events::follow) },
 ];
 
 impl Admin {
     /// What serves these pools.
     pub fn new(rosters: Arc<Rosters>, workers: Vec<Mailbox>, readiness: Readiness, facts: Facts) -> Admin {
         let instance = crate::control::due::random() as u32;
-        Admin { rosters, workers, readiness, facts, instance, bodies: Semaphore::new(ADMIN_BODIES_MAX) }
+        let bodies = Semaphore::new(ADMIN_BODIES_MAX);
+        let followers = Arc::new(Semaphore::new(EVENT_CLIENTS_MAX));
+        Admin { rosters, workers, readiness, facts, instance, bodies, followers }
     }
 
     fn roster(&self, pool: &str) -> Result<&Roster, Refused> {
@@ -125,7 +136,7 @@ pub async fn expire_leases(rosters: Arc<Rosters>) {
         let now = clock::now();
         let mut next = Time::NEVER;
         for roster in rosters.all() {
-            edits::expire(roster, now);
+            edits::expire(rosters.news(), roster, now);
             let moment = roster.moment();
             next = next.min(moment.overlay.next_expiry().unwrap_or(Time::NEVER));
             if moment.overlay.expired().next().is_some() {

@@ -23,6 +23,7 @@ use crate::balance::settings::State;
 use crate::balance::{Backend, BackendId, CheckEffect};
 use crate::config::health::{Health, OnDown};
 use crate::control::due::random;
+use crate::control::news::{Kind, Newsroom};
 use crate::control::roster::{Roster, Rosters};
 use crate::limits::CLOSE_BATCH;
 use crate::relay::Kill;
@@ -178,7 +179,8 @@ impl Prober {
         let effect = passed.map_or_else(CheckEffect::default, |passed| pool.report_check(name, passed, begun, now));
         let conclusion = Conclusion { begun, passed, turned: effect.up, ejected: target.backend.is_ejected() };
         let streak = self.schedule.conclude(token, conclusion, now, random());
-        self.troubled = log(pool.name(), name, &outcome, (effect, streak), self.troubled);
+        let news = self.rosters.news();
+        self.troubled = log(news, (pool.name(), name), &outcome, (effect, streak), self.troubled);
         if effect.up == Some(false) && target.on_down == OnDown::Close {
             self.closing.push((pool.name().into(), target.backend.id()));
             self.close_at = self.close_at.min(now + CLOSE_BATCH);
@@ -251,18 +253,26 @@ fn checked_address(address: &Address, health: &Health) -> Address {
 }
 
 /// Logs what a check has changed, and nothing where it has changed nothing. Says whether checks cannot be made.
-fn log(pool: &str, name: &str, outcome: &Outcome, (effect, streak): (CheckEffect, u32), troubled: bool) -> bool {
+fn log(
+    news: &Newsroom,
+    (pool, name): (&str, &str),
+    outcome: &Outcome,
+    (effect, streak): (CheckEffect, u32),
+    troubled: bool,
+) -> bool {
     let checks = if streak == 1 { "check" } else { "checks" };
     match outcome {
         Outcome::Failed(cause) if effect.up == Some(false) => {
-            tracing::warn!("backend {pool}/{name} is down: {streak} failed {checks}, the last: {cause}");
+            let message = format!("backend {pool}/{name} is down: {streak} failed {checks}, the last: {cause}");
+            news.of_backend(Kind::Down, pool, name, message);
         }
         Outcome::Failed(cause) => tracing::debug!("backend {pool}/{name} failed a check: {cause}"),
         Outcome::Passed if effect.up == Some(true) => {
-            tracing::info!("backend {pool}/{name} is up: {streak} passed {checks}");
+            news.of_backend(Kind::Up, pool, name, format!("backend {pool}/{name} is up: {streak} passed {checks}"));
         }
         Outcome::Passed if effect.returned => {
-            tracing::info!("backend {pool}/{name} has returned: {streak} passed {checks} since its ejection");
+            let message = format!("backend {pool}/{name} has returned: {streak} passed {checks} since its ejection");
+            news.of_backend(Kind::Returned, pool, name, message);
         }
         Outcome::Passed => {}
         Outcome::Ours(errno) => {

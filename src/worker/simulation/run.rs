@@ -20,6 +20,7 @@ use crate::relay::{Kill, Rules, Side, WhenNone};
 use crate::time::Time;
 use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::news::Reporter;
 use crate::worker::session::{Route, Sessions};
 use crate::worker::sources::Sources;
 
@@ -365,6 +366,7 @@ pub(super) fn route(rules: Rules, chooser: Chooser) -> Route {
         clients: ClientRules::default(),
         sources: Sources::default(),
         unix_clients: false,
+        reporter: Reporter::default(),
     }
 }
 

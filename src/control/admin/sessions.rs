@@ -1,0 +1,121 @@
+//! Who is connected, and ending one of them. The workers answer between two turns, a bounded part of their sessions at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::config::Problem;
+use crate::config::notation::quoted;
+use crate::control::wire::{self, Session};
+use crate::http::Peer;
+use crate::limits::{SESSIONS_PAGE, SESSIONS_PAGE_MAX, TIMEOUT_MAX, WORKER_ANSWER_MAX};
+use crate::slots::Key;
+use crate::worker::mailbox::{Command, Found, Question};
+
+use super::Admin;
+use super::answer::{Refused, Revision};
+use super::body::{Path, Query};
+use super::told;
+
+/// The query of the sessions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    pool: Option<String>,
+    backend: Option<String>,
+    older: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `GET /v1/sessions?pool=&backend=&older=&limit=&cursor=`
+pub async fn list(State(admin): State<Arc<Admin>>, Query(wish): Query<Wish>) -> Result<Response, Refused> {
+    if let Some(pool) = &wish.pool {
+        admin.roster(pool)?;
+    }
+    let older = wish.older.as_deref().map(|text| told::duration(text, Duration::ZERO, TIMEOUT_MAX)).transpose();
+    let older = older.map_err(|problem| Refused::value("`older`", problem))?.unwrap_or_default();
+    let limit = wish.limit.unwrap_or(SESSIONS_PAGE).clamp(1, SESSIONS_PAGE_MAX);
+    let (mut worker, mut from) = wish.cursor.as_deref().map_or(Ok((0, 0)), cursor)?;
+    let mut sessions = Vec::new();
+    while worker < admin.workers.len() && sessions.len() < limit {
+        let (pool, backend) = (wish.pool.clone(), wish.backend.clone());
+        let question = Question { pool, backend, older, from, limit: limit - sessions.len() };
+        let page = admin.ask(worker, |reply| Command::Census(question, reply)).await?;
+        sessions.extend(page.found.into_iter().map(|found| admin.shown(worker, found)));
+        (worker, from) = page.next.map_or((worker + 1, 0), |next| (worker, next));
+    }
+    let next = (worker < admin.workers.len()).then(|| format!("{worker}-{from}"));
+    let revision = Revision::All(admin.rosters.revision());
+    Ok(admin.json(StatusCode::OK, &wire::Sessions { sessions, next }, revision))
+}
+
+/// `DELETE /v1/sessions/ID`
+pub async fn kill(
+    State(admin): State<Arc<Admin>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let unknown = || Refused::no_such_session(&id);
+    let mut parts = id.split('-').map(str::parse::<u32>);
+    let (Some(Ok(worker)), Some(Ok(index)), Some(Ok(generation)), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(unknown());
+    };
+    let worker = usize::try_from(worker).ok().filter(|worker| *worker < admin.workers.len()).ok_or_else(unknown)?;
+    let key = Key::new(index, generation);
+    if key.generation() != generation || !admin.ask(worker, |reply| Command::KillOne(key, reply)).await? {
+        return Err(unknown());
+    }
+    tracing::info!("session {id} was ended ({peer})");
+    Ok(admin.json(StatusCode::OK, &wire::Killed { killed: id }, Revision::All(admin.rosters.revision())))
+}
+
+impl Admin {
+    async fn ask<T>(&self, worker: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.workers[worker].send(command(reply));
+        match timeout(WORKER_ANSWER_MAX, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => {
+                let message = format!("worker {worker} does not answer");
+                let hint = "it is ending, or stuck: look at the log";
+                Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message, hint))
+            }
+        }
+    }
+
+    fn shown(&self, worker: usize, found: Found) -> Session {
+        let Found { key, route, pool, client, backend, connected, age, received } = found;
+        Session {
+            id: format!("{worker}-{}-{}", key.index(), key.generation()),
+            listener: self.facts.routes.get(usize::from(route)).cloned().unwrap_or_default(),
+            pool,
+            client: client.map(|client| client.to_string()),
+            backend,
+            connected,
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            from_client: received[0],
+            from_backend: received[1],
+        }
+    }
+}
+
+fn cursor(text: &str) -> Result<(usize, u32), Refused> {
+    let parts = text.split_once('-').and_then(|(worker, from)| Some((worker.parse().ok()?, from.parse().ok()?)));
+    parts.ok_or_else(|| {
+        let what = format!("{} is not a cursor", quoted(text));
+        Refused::value(
+            "`cursor`",
+            Problem::new(what, "it is what `next` of an answer said", "leave it out to begin anew"),
+        )
+    })
+}
