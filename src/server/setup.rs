@@ -8,12 +8,14 @@ use crate::config::{AcceptRate, Config, Listener};
 use crate::control::roster::Rosters;
 use crate::engine::SocketOptions;
 use crate::engine::socket::Waker;
+use crate::files::AccessLog;
 use crate::metrics::Announced;
 use crate::relay::Rules;
 use crate::server::Fleet;
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::log::SessionLog;
 use crate::worker::mailbox::Command;
 use crate::worker::rate::{Bucket, Rate};
 use crate::worker::sources::Sources;
@@ -25,6 +27,7 @@ pub(super) struct Shared<'s> {
     /// Each listener's limit, by its name.
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
+    pub(super) access_log: Option<&'s AccessLog>,
 }
 
 impl Fleet {
@@ -36,7 +39,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements } = shared;
+        let Shared { wakers, gates, announcements, access_log } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -72,7 +75,9 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements: announcements.clone() });
+            let announcements = announcements.clone();
+            let log = access_log.map(|log| SessionLog::new(number, log.queue(), config.access_log_start()));
+            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, log });
         }
         setups
     }
