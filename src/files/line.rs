@@ -34,7 +34,7 @@ const fn field(name: &'static str, meaning: &'static str) -> Field {
 
 /// Every field, in the order in which they stand in a line. A line at a session's start has the first [`START_FIELDS`].
 #[rustfmt::skip]
-pub const FIELDS: [Field; 19] = [
+pub const FIELDS: [Field; 20] = [
     field("time", "when this happened, RFC 3339 in UTC, to the millisecond"),
     field("event", "`end`, or `start` with `access_log_start = true`"),
     field("session", "tells the sessions of this process apart: worker, slot, how often the slot was used"),
@@ -46,6 +46,7 @@ pub const FIELDS: [Field; 19] = [
     field("from_client", "bytes received from the client, without a proxy's header"),
     field("from_backend", "bytes received from the backend"),
     field("attempts", "connects begun for this client"),
+    field("queue_ms", "how long it waited in the queue for a place with a backend"),
     field("connect_ms", "how long the connect took that succeeded; absent where none did"),
     field("first_byte_ms", "from then to the backend's first byte; absent where there was none"),
     field("total_ms", "from accept to the end of the session"),
@@ -110,6 +111,7 @@ fn write_end(values: &mut Values<'_>, end: &End) {
     values.number(from_client);
     values.number(from_backend);
     values.number(u64::from(end.attempts));
+    values.milliseconds(Some(end.queue));
     values.milliseconds(end.connect);
     values.milliseconds(end.first_byte);
     values.milliseconds(Some(end.total));
@@ -246,6 +248,7 @@ mod tests {
             backend: Some(Arc::new(BackendNames { name: name.into(), address })),
             received: [517, 1_048_576],
             attempts: 2,
+            queue: Duration::from_millis(3),
             connect: Some(Duration::from_micros(1_042)),
             first_byte: None,
             total: Duration::from_secs(61),
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(
             line(Form::Text, &record(Some(end("a", inet)))),
             "time=2023-11-14T22:13:20.000Z event=end session=1-7-3 listener=web client=192.0.2.7:5000 pool=back backend=a \
-             backend_address=10.0.0.1:3000 from_client=517 from_backend=1048576 attempts=2 connect_ms=1.042 first_byte_ms=- \
+             backend_address=10.0.0.1:3000 from_client=517 from_backend=1048576 attempts=2 queue_ms=3.000 connect_ms=1.042 first_byte_ms=- \
              total_ms=61000.000 reason=backend_reset ended_by=backend errno=ECONNRESET client_rtt_ms=- backend_rtt_ms=0.092\n"
         );
         assert_eq!(

@@ -60,6 +60,8 @@ pub struct End {
     pub received: [u64; 2],
     /// Connects begun.
     pub attempts: u32,
+    /// How long it waited for a place with a backend.
+    pub queue: Duration,
     /// How long the one took that succeeded.
     pub connect: Option<Duration>,
     /// From then to the backend's first byte.

@@ -9,19 +9,22 @@
 //! AwaitingHeader -> Ending
 //!    v
 //! Choosing -> Connecting -> Relaying -> Resetting -> Ending
-//!    |  ^------'   |            '------------------------^
-//!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
-//!    '-> Refusing -> Ending
+//!  |  |  ^------'   |            '------------------------^
+//!  |  |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
+//!  |  '-> Queued -> (Choosing | Refusing | Ending)
+//!  '-> Refusing -> Ending
 //! ```
 //! - *AwaitingHeader*: only behind a proxy that says who its client is (the PROXY protocol). The client's bytes are
 //!   received and held; no backend is chosen before its header is complete.
+//! - *Queued*: everybody who could serve the client is full, and it waits for a place. Its bytes are held as while connecting;
+//!   its end of stream is not "gone", its reset is.
 //! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
 //! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
 //!   are over; that the other is slower does not hold it up.
 //! - *Resetting*: one side is broken. What it had sent is still delivered; when the other side has acknowledged
 //!   all of it (or time is up) it is reset.
-//! - *Refusing*: nobody serves this client. Our stream to it is ended and what it still sends is discarded for a while,
-//!   because closing over unread bytes would turn the refusal into a reset.
+//! - *Refusing*: nobody serves this client. It is told so in words where [`WhenNone`] says so; then our stream to it is ended
+//!   and what it still sends is discarded for a while, because closing over unread bytes would turn the refusal into a reset.
 //! - *Ending*: a join. A socket is closed when nothing is in flight on it, the relay is finished when both are.
 //!
 //! # Flow control
@@ -29,7 +32,11 @@
 //! at [`WATERMARK_LOW_BYTES`](crate::limits::WATERMARK_LOW_BYTES). One that has reached the high mark, or filled several
 //! small buffers in a row, is taken for bulk: it then receives large pieces one by one, which needs no mark at all.
 //! Pieces that stay small end that.
-
+//!
+//! Bulk that goes on is *spliced*: moved from socket to socket through a pipe, without being copied. The next piece is
+//! asked for when the pipe is empty, and a direction has a pipe only while bytes of it wait in one. To the relay such
+//! bytes are queued like others.
+//!
 //! # Resets that nobody tells
 //! A receive that stays armed reports a reset behind the bytes, but for one case: when bytes and reset arrive together,
 //! the kernel hands over the bytes, finds no more of them, and waits for news that has come already. And where nobody receives,
@@ -39,6 +46,7 @@
 
 mod flow;
 mod machine;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +104,10 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// How long bytes of ours may stay unanswered by a side that says nothing at all; `None`: for ever.
     pub dead_peer_timeout: Option<Duration>,
+    /// What a client gets whom nobody serves.
+    pub when_none: WhenNone,
+    /// How long a client may wait for a place.
+    pub queue_timeout: Duration,
     /// How long a session may last, whatever it carries; `None`: for ever.
     pub max_session_duration: Option<Duration>,
 }
@@ -107,6 +119,32 @@ impl Rules {
         let Some(longest) = self.max_session_duration else { return Time::NEVER };
         let part = (u128::from(random()) * (longest / SESSION_JITTER).as_nanos()) >> 64;
         now + (longest - Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What a client gets when no backend may serve it.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenNone {
+    /// Our stream to it ends; what it says is discarded for a while.
+    #[default]
+    Close,
+    /// A reset at once.
+    Reset,
+    /// An HTTP response with status 503, whatever it has asked; then as `Close`.
+    Http503,
+}
+
+impl WhenNone {
+    /// Each of them, in the order of the documentation.
+    pub const ALL: &[WhenNone] = &[WhenNone::Close, WhenNone::Reset, WhenNone::Http503];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WhenNone::Close => "close",
+            WhenNone::Reset => "reset",
+            WhenNone::Http503 => "http_503",
+        }
     }
 }
 
@@ -140,6 +178,17 @@ pub enum Input {
     Connecting,
     /// No backend may serve this client.
     NoneEligible,
+    /// All backends that could serve this client are full, and nobody else may wait for them.
+    QueueFull,
+    /// All backends that could serve this client are full: it waits for a place.
+    Queued,
+    /// The client that waited has got a place. [`Input::Connecting`] or [`Input::ConnectFailed`] follows.
+    Placed,
+    /// The answer to [`Action::Answer`]: so many bytes wait for the client.
+    Answered {
+        /// How many.
+        bytes: usize,
+    },
     /// The connect has succeeded.
     Connected,
     /// The connect has failed, or could not be begun; its socket is closed already.
@@ -162,9 +211,11 @@ pub enum Input {
     },
     /// A receive is over without bytes.
     ReceiveEnded(Side, ReceiveEnd),
+    /// A splice from this side is over without bytes, because there was no pipe or nothing that can be spliced.
+    Unspliced(Side),
     /// Buffers are there again for a side that was told to wait for them.
     BuffersFree(Side),
-    /// A send to this side is over; so many bytes were taken from its queue.
+    /// A send to this side is over; so many bytes were taken from its queue, none where it ended only to be asked for anew.
     Sent {
         /// Whose send.
         side: Side,
@@ -225,8 +276,11 @@ pub enum ReceiveEnd {
 /// What is to be done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`] or [`Input::ConnectFailed`].
+    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`], [`Input::Queued`],
+    /// [`Input::QueueFull`] or [`Input::ConnectFailed`].
     Choose,
+    /// Leave the queue for a place.
+    LeaveQueue,
     /// Cancel the connect.
     CancelConnect,
     /// Throw away what waits for this side; none of it is in flight.
@@ -244,6 +298,9 @@ pub enum Action {
         /// One large piece, instead of small ones until further notice.
         bulk: bool,
     },
+    /// Splice from this side, once: what comes next goes into a pipe, and is sent from there. Answer [`Input::Received`],
+    /// [`Input::ReceiveEnded`] or [`Input::Unspliced`].
+    Splice(Side),
     /// Tell [`Input::BuffersFree`] when it is worth while to receive from this side again.
     AwaitBuffers {
         /// Who waits.
@@ -251,7 +308,7 @@ pub enum Action {
         /// For a large one.
         bulk: bool,
     },
-    /// Cancel the receive from this side.
+    /// Cancel the receive, or the splice, from this side.
     CancelReceive(Side),
     /// Watch this side for a hang-up.
     Watch(Side),
@@ -270,6 +327,8 @@ pub enum Action {
     /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
     /// [`Input::HeaderWrong`], [`Input::ClientRefused`], or nothing while it is incomplete.
     ReadHeader,
+    /// Queue for the client what tells it that nobody serves; answer [`Input::Answered`].
+    Answer,
     /// [`Input::Tick`] is wanted at this time, and not before.
     Deadline(Time),
     /// All is closed; this is the last action.
@@ -308,6 +367,10 @@ pub enum CloseReason {
     Header(HeaderFault),
     /// No backend could serve.
     NoBackend,
+    /// All backends that could serve were full, and so was the queue.
+    QueueFull,
+    /// It got no place in time.
+    QueueTimeout,
     /// The last connect that was tried failed so.
     ConnectFailed(Errno),
     /// The last connect that was tried, or all together, took too long.
@@ -320,7 +383,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 36] = [
+    pub const LABELS: [&str; 38] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -334,6 +397,8 @@ impl CloseReason {
         "denied",
         "client_limit",
         "no_backend",
+        "queue_full",
+        "queue_timeout",
         "connect_failed",
         "connect_timeout",
         "backend_down",
@@ -383,6 +448,8 @@ impl CloseReason {
             CloseReason::ClientLimit => "client_limit",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
+            CloseReason::QueueFull => "queue_full",
+            CloseReason::QueueTimeout => "queue_timeout",
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",

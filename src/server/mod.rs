@@ -34,7 +34,7 @@ use crate::worker::clock;
 use crate::worker::mailbox::{Command, Mailbox};
 
 use bind::{Bound, bind_all, bind_metrics, try_sources};
-use capacity::{checks_max, connections_max, descriptors_max};
+use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
 use error::{failed, interrupted, system};
 use setup::{Shared, gate};
 use thread::{Notice, notify, spawn};
@@ -111,6 +111,7 @@ impl Fleet {
         control::start(control, move |notice| notify(&told, Notice::Told(notice)))
             .map_err(system("the control thread"))?;
         fleet.await_hosts()?;
+        let pipes = pipes_max(descriptors, count);
         for setup in fleet.setups(
             config,
             &rosters,
@@ -118,6 +119,7 @@ impl Fleet {
                 wakers: &wakers,
                 gates: &gates,
                 announcements: &announcements,
+                pipes,
                 access_log: fleet.access_log.as_ref(),
             },
             (commands, &cpus),

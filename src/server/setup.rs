@@ -28,6 +28,8 @@ pub(super) struct Shared<'s> {
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
     pub(super) access_log: Option<&'s AccessLog>,
+    /// How many pipes each may splice through.
+    pub(super) pipes: usize,
 }
 
 impl Fleet {
@@ -39,7 +41,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements, access_log } = shared;
+        let Shared { wakers, gates, announcements, pipes, access_log } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -75,9 +77,9 @@ impl Fleet {
             }
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
-            let announcements = announcements.clone();
+            let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
             let log = access_log.map(|log| SessionLog::new(number, log.queue(), config.access_log_start()));
-            setups.push(Setup { number, cpu, listeners, waker, commands, announcements, log });
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes, log });
         }
         setups
     }
@@ -90,6 +92,8 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
         max_session_duration: listener.max_session_duration,
     }
 }

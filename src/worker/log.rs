@@ -30,6 +30,9 @@ pub struct Trace {
     attempts: u32,
     /// When the connect began, then when it succeeded.
     since: Time,
+    /// Since when it waits for a place with a backend.
+    queued: Option<Time>,
+    queue: Duration,
     connect: Option<Duration>,
     first_byte: Option<Duration>,
     rtt_us: [u32; 2],
@@ -85,9 +88,22 @@ impl SessionLog {
 impl Trace {
     /// A backend was chosen, and is connected to.
     pub fn choose(&mut self, backend: Arc<BackendNames>, now: Time) {
+        self.unqueued(now);
         self.backend = Some(backend);
         self.attempts += 1;
         self.since = now;
+    }
+
+    /// The client waits for a place.
+    pub fn queued(&mut self, now: Time) {
+        self.queued.get_or_insert(now);
+    }
+
+    /// It does not wait any more.
+    pub fn unqueued(&mut self, now: Time) {
+        if let Some(since) = self.queued.take() {
+            self.queue += now - since;
+        }
     }
 
     /// The connect has succeeded.
@@ -108,9 +124,19 @@ impl Trace {
         self.rtt_us[side as usize] = rtt_us;
     }
 
-    /// All of it.
-    pub fn end(self, reason: CloseReason, received: [u64; 2], total: Duration) -> End {
-        let Trace { backend, attempts, connect, first_byte, rtt_us, .. } = self;
-        End { backend, received, attempts, connect, first_byte, total, rtt_us, reason }
+    /// All of it, for a session that lasted from the first to the second of `times`.
+    pub fn end(mut self, reason: CloseReason, received: [u64; 2], (started, now): (Time, Time)) -> End {
+        self.unqueued(now);
+        End {
+            backend: self.backend,
+            received,
+            attempts: self.attempts,
+            queue: self.queue,
+            connect: self.connect,
+            first_byte: self.first_byte,
+            total: now - started,
+            rtt_us: self.rtt_us,
+            reason,
+        }
     }
 }

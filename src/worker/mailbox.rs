@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::balance::BackendId;
+use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
+use crate::slots::Key;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub enum Command {
     Kill(Kill),
     /// The pools have changed: let go of what they were.
     Refresh,
+    /// A place for the client that waits under this key.
+    Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
 }
@@ -40,5 +43,11 @@ impl Mailbox {
         if self.sender.send(command).is_ok() {
             self.waker.wake();
         }
+    }
+}
+
+impl Taker for Mailbox {
+    fn take(&self, key: Key, claim: Claim) {
+        self.send(Command::Place(key, claim));
     }
 }

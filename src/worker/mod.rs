@@ -16,6 +16,7 @@ pub mod session;
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+mod splicing;
 mod tally;
 pub mod timers;
 
@@ -23,7 +24,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use crate::balance::{Chooser, Pool};
+use crate::balance::{Chooser, Pool, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::socket::Waker;
@@ -39,7 +40,7 @@ use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
 use log::SessionLog;
-use mailbox::Command;
+use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 use sources::Sources;
 
@@ -55,8 +56,12 @@ pub struct Setup {
     pub listeners: Vec<ListenerSetup>,
     /// Wakes it.
     pub waker: Waker,
-    /// Where its commands arrive.
+    /// Where its commands arrive ...
     pub commands: Receiver<Command>,
+    /// ... and are sent.
+    pub mailbox: Mailbox,
+    /// How many pipes it may splice through.
+    pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
     /// Its way to the access log, which knows no route yet; `None`: there is no such log.
@@ -111,6 +116,7 @@ impl Worker {
             tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
         }
         let mut ring = Ring::new()?;
+        ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, &setup.waker);
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);
@@ -118,6 +124,7 @@ impl Worker {
         let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
         let mut log = setup.log;
+        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
@@ -128,7 +135,7 @@ impl Worker {
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
-                chooser: Chooser::new(listener.pool, seed),
+                chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
                 sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
@@ -215,6 +222,7 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
+                Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }

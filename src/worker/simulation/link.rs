@@ -166,10 +166,22 @@ pub(super) struct Op {
 
 #[derive(Debug)]
 pub(super) enum Job {
-    Receive { how: Receive },
-    Send { bytes: u64, done: u64, lent: Lent },
+    Receive {
+        how: Receive,
+    },
+    /// Waits for something to receive.
+    Readable,
+    Send {
+        bytes: u64,
+        done: u64,
+        lent: Lent,
+    },
+    /// Waits for room to send.
+    Writable,
     Connect,
-    Watch { told: Option<Seen> },
+    Watch {
+        told: Option<Seen>,
+    },
 }
 
 /// What a poll shows: end of stream, error, both directions over.
@@ -263,6 +275,12 @@ impl Link {
     /// `tcpi_state` is `TCP_CLOSE`.
     pub(super) fn is_closed(&self) -> bool {
         self.gone.is_some() || self.finished()
+    }
+
+    /// It was told that nobody serves it: something was said to it, or our stream ended, before anybody was connected to.
+    pub(super) fn refused(&self, partner: Option<&Link>) -> bool {
+        let told = self.outbound.taken > 0 || self.outbound.shut.is_some();
+        self.side == Side::Client && told && !partner.is_some_and(Link::established)
     }
 
     pub(super) fn unread(&self) -> u64 {
