@@ -59,6 +59,8 @@ struct Batch {
 impl Batch {
     fn push(&mut self, form: Form, record: &Record, clock: &Clock) {
         line::write(&mut self.bytes, form, record, clock);
+        #[cfg(test)]
+        assert_ne!(&*record.route.listener, tests::POISON, "the record that a test breaks the thread with");
         self.whole = self.bytes.len();
         self.lines += 1;
     }
@@ -287,3 +289,91 @@ impl Writer {
 }
 
 const _: () = assert!(ACCESS_LOG_PAUSE.as_millis() >= Duration::from_millis(1).as_millis());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::files::{AccessLog, RouteNames, SessionId};
+    use crate::limits::ACCESS_LOG_QUEUE;
+    use crate::slots::Key;
+    use crate::time::Time;
+
+    /// A listener of this name makes the thread panic.
+    pub(super) const POISON: &str = "poison";
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn record(listener: &str) -> Record {
+        Record {
+            at: Time::ZERO,
+            session: SessionId { worker: 0, key: Key::new(0, 0) },
+            route: Arc::new(RouteNames { listener: listener.into(), pool: "back".into() }),
+            client: None,
+            end: None,
+        }
+    }
+
+    fn wait_until(what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + LONG;
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_panic_loses_one_record_and_the_thread_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = AccessLog::open(Target::File(path.clone()), Form::Text).unwrap();
+        let queue = log.queue();
+        for listener in ["one", "two", POISON, "three"] {
+            queue.push(record(listener));
+        }
+        wait_until("what was queued behind it is written", || log.written() == 3);
+        queue.push(record("four"));
+        assert!(log.finish(LONG));
+        assert_eq!((log.written(), log.dropped()), (4, 1));
+        let text = std::fs::read_to_string(path).unwrap();
+        let listeners: Vec<&str> = text.lines().map(|line| line.split("listener=").nth(1).unwrap()).collect();
+        assert_eq!(listeners, ["one", "two", "three", "four"].map(|name| format!("{name} client=- pool=back")));
+    }
+
+    #[test]
+    fn nothing_is_lost_between_sleep_and_waking() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AccessLog::open(Target::File(directory.path().join("log")), Form::Text).unwrap();
+        let queue = log.queue();
+        for number in 1..=50 {
+            queue.push(record("one"));
+            // Only the bell can wake it: it sleeps for ever otherwise.
+            wait_until("it is written", || log.written() == number);
+        }
+        drop(queue);
+        assert!(log.finish(LONG));
+        assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn a_write_that_does_not_end_holds_up_neither_workers_nor_the_end() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let shared: Arc<Shared> = Arc::default();
+        let log = AccessLog { shared: shared.clone() };
+        let queue = log.queue();
+        let pushed = 2 * ACCESS_LOG_QUEUE as u64;
+        let file = File::from(std::os::fd::OwnedFd::from(pipe));
+        let writer = Writer::new(shared, Target::StandardOutput, Form::Text, file);
+        let thread = thread::spawn(move || writer.run());
+        for _ in 0..pushed {
+            queue.push(record("one"));
+        }
+        assert!(log.dropped() > 0);
+        assert!(!log.finish(Duration::from_millis(1)));
+        // When the reader goes, the rest is lost and counted, and the thread ends.
+        drop(reader);
+        assert!(log.finish(LONG));
+        thread.join().unwrap();
+        assert_eq!(log.written() + log.dropped(), pushed);
+    }
+}
