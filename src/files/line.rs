@@ -99,7 +99,7 @@ pub fn write(line: &mut Vec<u8>, form: Form, record: &Record, clock: &Clock) {
     if let Some(end) = &record.end {
         write_end(&mut values, end);
     }
-    debug_assert!(matches!(values.number, START_FIELDS) || values.number == FIELDS.len());
+    debug_assert!([START_FIELDS, FIELDS.len()].contains(&values.number));
     values.finish();
 }
 

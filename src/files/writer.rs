@@ -167,10 +167,11 @@ impl Writer {
         self.collect();
         if self.batch.lines == 0 {
             // Whoever rang before this left a permit.
-            if self.told < shared.overflown.load(Ordering::Relaxed) {
-                drop(timeout(ACCESS_LOG_TELL_INTERVAL, shared.bell.notified()).await);
-            } else {
-                shared.bell.notified().await;
+            let rung = shared.bell.notified();
+            if self.told == shared.overflown.load(Ordering::Relaxed) {
+                rung.await;
+            } else if timeout(ACCESS_LOG_TELL_INTERVAL, rung).await.is_err() {
+                self.tell(false);
             }
         }
         shared.asleep.store(false, Ordering::Relaxed);
