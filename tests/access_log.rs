@@ -258,6 +258,10 @@ fn a_log_that_nobody_reads_holds_nobody_up_and_its_lines_are_counted() {
             }
         }
     });
+    // Once a batch is gone there is room in the queue.
+    scrape_until(&ringlb, "lines are written", |scrape| {
+        (scrape.number("ringlb_access_log_lines_total", &[]) > 0.0).then_some(())
+    });
     let last = echo(&ringlb, 77).to_string();
     let mut text = Vec::new();
     while !String::from_utf8_lossy(&text).contains(&format!("\"{last}\"")) {
