@@ -8,12 +8,14 @@ use crate::config::{AcceptRate, Config, Listener};
 use crate::control::roster::Rosters;
 use crate::engine::SocketOptions;
 use crate::engine::socket::Waker;
+use crate::files::AccessLog;
 use crate::metrics::Announced;
 use crate::relay::Rules;
 use crate::server::Fleet;
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::log::SessionLog;
 use crate::worker::mailbox::Command;
 use crate::worker::news::Reporter;
 use crate::worker::rate::{Bucket, Rate};
@@ -27,6 +29,7 @@ pub(super) struct Shared<'s> {
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
     pub(super) reporter: &'s Reporter,
+    pub(super) access_log: Option<&'s AccessLog>,
     /// How many pipes each may splice through.
     pub(super) pipes: usize,
 }
@@ -40,7 +43,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements, reporter, pipes } = shared;
+        let Shared { wakers, gates, announcements, reporter, pipes, access_log } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -78,7 +81,19 @@ impl Fleet {
             let cpu = (count == cpus.len()).then(|| cpus[number]);
             let mailbox = self.mailboxes[number].clone();
             let (announcements, reporter) = (announcements.clone(), reporter.clone());
-            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, reporter, pipes });
+            let log = access_log.map(|log| SessionLog::new(number, log.queue(), config.access_log_start()));
+            setups.push(Setup {
+                number,
+                cpu,
+                listeners,
+                waker,
+                commands,
+                mailbox,
+                announcements,
+                reporter,
+                pipes,
+                log,
+            });
         }
         setups
     }

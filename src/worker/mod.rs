@@ -9,6 +9,7 @@ pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
+pub mod log;
 pub mod mailbox;
 pub mod news;
 pub mod rate;
@@ -39,6 +40,7 @@ use admission::Admission;
 use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
+use log::SessionLog;
 use mailbox::{Command, Mailbox};
 use news::Reporter;
 use session::{Ended, Route, Sessions};
@@ -66,6 +68,8 @@ pub struct Setup {
     pub announcements: Sender<Announced>,
     /// Whom it tells what happens.
     pub reporter: Reporter,
+    /// Its way to the access log, which knows no route yet; `None`: there is no such log.
+    pub log: Option<SessionLog>,
 }
 
 /// One listener of a worker.
@@ -123,10 +127,14 @@ impl Worker {
         let ring_counts = recorder.ring(setup.number);
         let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
+        let mut log = setup.log;
         let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
+            if let Some(log) = &mut log {
+                log.route(&listener.name, listener.pool.name());
+            }
             let reporter = setup.reporter.clone();
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission, reporter));
             routes.push(Route {
@@ -140,7 +148,10 @@ impl Worker {
                 reporter: setup.reporter.clone(),
             });
         }
-        let sessions = Sessions::new(routes, recorder, now);
+        let mut sessions = Sessions::new(routes, recorder, now);
+        if let Some(log) = log {
+            sessions.log_to(log);
+        }
         Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
