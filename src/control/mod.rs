@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::sleep;
 
+use crate::files::AccessLog;
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
@@ -90,6 +91,7 @@ impl Readiness {
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
     let Setup { metrics, admin, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
+    let access_log = sources.access_log.clone();
     let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
@@ -118,7 +120,7 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
             tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
             tokio::spawn(numbers.clone().keep_minutes());
             tokio::spawn(collect(rosters, workers, numbers));
-            signals.deliver(notify).await;
+            signals.deliver(notify, access_log).await;
         });
     })?;
     Ok(())
@@ -141,7 +143,7 @@ impl Signals {
         })
     }
 
-    async fn deliver(mut self, notify: impl Fn(Notice)) {
+    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>) {
         loop {
             tokio::select! {
                 Some(()) = self.terminate.recv() => notify(Notice::Terminate),
@@ -149,7 +151,10 @@ impl Signals {
                 Some(()) = self.hangup.recv() => {
                     tracing::warn!("SIGHUP: this version cannot reload; nothing has changed. Restart to apply the file");
                 }
-                Some(()) = self.reopen.recv() => tracing::info!("SIGUSR1: there is no log file to reopen"),
+                Some(()) = self.reopen.recv() => match &access_log {
+                    Some(log) => log.reopen(),
+                    None => tracing::info!("SIGUSR1: there is no log file to reopen"),
+                },
                 else => pending::<()>().await,
             }
         }

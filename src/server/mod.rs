@@ -2,6 +2,7 @@
 //!
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
+mod access_log;
 mod admin;
 mod bind;
 mod capacity;
@@ -24,6 +25,7 @@ use crate::control::{self, Notice as Told, Readiness};
 use crate::engine::host;
 use crate::engine::socket::Waker;
 use crate::errno::Errno;
+use crate::files::AccessLog;
 use crate::limits::{KILL_MAX, RESOLVE_START_MAX};
 use crate::metrics::Ledger;
 use crate::relay::Kill;
@@ -60,6 +62,7 @@ struct Fleet {
     readiness: Readiness,
     process: Arc<Gate>,
     admin: Option<AdminSocket>,
+    access_log: Option<AccessLog>,
 }
 
 impl Fleet {
@@ -73,6 +76,7 @@ impl Fleet {
         let listeners = bind_all(config.listeners(), count)?;
         let metrics = bind_metrics(config.metrics())?;
         let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
+        let access_log = access_log::open(config)?;
         let descriptors = descriptors_max();
         let checks_max = checks_max(descriptors);
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
@@ -82,7 +86,7 @@ impl Fleet {
         let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
         let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
         let (threads, readiness) = (Vec::new(), Readiness::default());
-        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin };
+        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin, access_log };
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
         let gates: HashMap<String, Arc<Gate>> =
             config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
@@ -90,6 +94,7 @@ impl Fleet {
             ledger,
             workers: count,
             process: fleet.process.clone(),
+            access_log: fleet.access_log.clone(),
             listeners: config.listeners().iter().map(|l| (l.name.clone(), gates[&l.name].clone())).collect(),
         };
         let control = control::Setup {
@@ -110,7 +115,13 @@ impl Fleet {
         for setup in fleet.setups(
             config,
             &rosters,
-            Shared { wakers: &wakers, gates: &gates, announcements: &announcements, pipes },
+            Shared {
+                wakers: &wakers,
+                gates: &gates,
+                announcements: &announcements,
+                pipes,
+                access_log: fleet.access_log.as_ref(),
+            },
             (commands, &cpus),
         ) {
             fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
@@ -197,6 +208,9 @@ impl Fleet {
             tracing::warn!(sessions = self.process.active(), "closing the sessions that are left");
             self.tell(|| Command::Kill(Kill::Shutdown));
             self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
+        }
+        if let Some(log) = &self.access_log {
+            access_log::finish(log);
         }
         if self.all_ended() {
             tracing::info!("stopped");

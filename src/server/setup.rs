@@ -8,12 +8,14 @@ use crate::config::{AcceptRate, Config, Listener};
 use crate::control::roster::Rosters;
 use crate::engine::SocketOptions;
 use crate::engine::socket::Waker;
+use crate::files::AccessLog;
 use crate::metrics::Announced;
 use crate::relay::Rules;
 use crate::server::Fleet;
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::log::SessionLog;
 use crate::worker::mailbox::Command;
 use crate::worker::rate::{Bucket, Rate};
 use crate::worker::sources::Sources;
@@ -25,6 +27,7 @@ pub(super) struct Shared<'s> {
     /// Each listener's limit, by its name.
     pub(super) gates: &'s HashMap<String, Arc<Gate>>,
     pub(super) announcements: &'s Sender<Announced>,
+    pub(super) access_log: Option<&'s AccessLog>,
     /// How many pipes each may splice through.
     pub(super) pipes: usize,
 }
@@ -38,7 +41,7 @@ impl Fleet {
         shared: Shared<'_>,
         (commands, cpus): (Vec<Receiver<Command>>, &[usize]),
     ) -> Vec<Setup> {
-        let Shared { wakers, gates, announcements, pipes } = shared;
+        let Shared { wakers, gates, announcements, pipes, access_log } = shared;
         let count = wakers.len();
         let queues = self.listeners.iter().filter_map(|bound| config.listeners().iter().find(|l| l.name == bound.name));
         let crowd = queues.map(|listener| listener.backlog.get() as usize * count).sum();
@@ -75,7 +78,8 @@ impl Fleet {
             let waker = wakers[number].clone();
             let cpu = (count == cpus.len()).then(|| cpus[number]);
             let (mailbox, announcements) = (self.mailboxes[number].clone(), announcements.clone());
-            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes });
+            let log = access_log.map(|log| SessionLog::new(number, log.queue(), config.access_log_start()));
+            setups.push(Setup { number, cpu, listeners, waker, commands, mailbox, announcements, pipes, log });
         }
         setups
     }

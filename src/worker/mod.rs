@@ -9,6 +9,7 @@ pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
+pub mod log;
 pub mod mailbox;
 pub mod rate;
 pub mod session;
@@ -38,6 +39,7 @@ use admission::Admission;
 use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
+use log::SessionLog;
 use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 use sources::Sources;
@@ -62,6 +64,8 @@ pub struct Setup {
     pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
+    /// Its way to the access log, which knows no route yet; `None`: there is no such log.
+    pub log: Option<SessionLog>,
 }
 
 /// One listener of a worker.
@@ -119,10 +123,14 @@ impl Worker {
         let ring_counts = recorder.ring(setup.number);
         let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
+        let mut log = setup.log;
         let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
+            if let Some(log) = &mut log {
+                log.route(&listener.name, listener.pool.name());
+            }
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
@@ -134,7 +142,10 @@ impl Worker {
                 clients: listener.clients,
             });
         }
-        let sessions = Sessions::new(routes, recorder, now);
+        let mut sessions = Sessions::new(routes, recorder, now);
+        if let Some(log) = log {
+            sessions.log_to(log);
+        }
         Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
     }
 
