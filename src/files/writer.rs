@@ -124,9 +124,12 @@ impl Writer {
             self.collect();
             if self.batch.lines > 0 {
                 let full = self.batch.bytes.len() >= ACCESS_LOG_BATCH_BYTES;
+                let began = Instant::now();
                 self.write(&file).await;
-                if !full {
-                    sleep(ACCESS_LOG_PAUSE).await;
+                // While a slow write went on, lines have gathered already, and queues may be full.
+                let pause = ACCESS_LOG_PAUSE.saturating_sub(began.elapsed());
+                if !full && !pause.is_zero() {
+                    sleep(pause).await;
                 }
             } else if stopping {
                 return Ok(());
