@@ -171,6 +171,22 @@ pub const HTTP_CLIENTS_MAX: usize = 64;
 /// How long the workers may take to close their sessions when they are told to; then they are left behind.
 pub const KILL_MAX: Duration = Duration::from_secs(10);
 
+/// The pause before a thread that has failed twice within [`RESTART_QUIET`] is started again; each further failure doubles
+/// it. The first time there is none, because clients wait.
+pub const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// The longest of these pauses: clients in the accept queue of a worker give up after longer ones.
+pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A thread that has run for so long has not failed because of how it began.
+pub const RESTART_QUIET: Duration = Duration::from_secs(60);
+
+/// So many failures of threads within [`FAILURES_WINDOW`], and the process drains and ends: another one may do better.
+pub const FAILURES_MAX: usize = 10;
+
+/// See [`FAILURES_MAX`].
+pub const FAILURES_WINDOW: Duration = Duration::from_secs(60);
+
 /// How long an HTTP client may take to send its header.
 pub const HTTP_HEADER_MAX: Duration = Duration::from_secs(10);
 
@@ -360,6 +376,7 @@ pub const BYTES_UNREPORTED_MAX: u64 = 64 * 1024;
 
 const _: () = assert!(BYTES_UNREPORTED_MAX.is_power_of_two());
 const _: () = assert!(TIMEOUT_MAX.as_nanos() < 1 << HISTOGRAM_NANOS_BITS);
+const _: () = assert!(FAILURES_MAX as u128 * RESTART_PAUSE_MAX.as_millis() < FAILURES_WINDOW.as_millis());
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);

@@ -10,6 +10,7 @@ pub mod roster;
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, thread};
@@ -22,33 +23,36 @@ use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
 
-use metrics::{Metrics, Sources};
+use metrics::Metrics;
 use names::Namer;
 use probes::Prober;
 use roster::Rosters;
 
 /// What the rest of the process has to know.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// SIGTERM or SIGINT: drain and end; the second: end at once.
     Terminate,
     /// Every host name of the configuration has been looked up once, whatever came of it.
     HostsKnown,
+    /// The thread has ended, for this reason.
+    Failed(String),
 }
 
-/// What the control thread works with.
-#[derive(Debug)]
+/// What the control thread works with, whichever it is by now.
+#[derive(Clone)]
 pub struct Setup {
     /// A bound and listening socket for the metrics address.
-    pub metrics: Option<StdListener>,
-    /// What the numbers are made of.
-    pub sources: Sources,
+    pub metrics: Option<Arc<StdListener>>,
+    /// What `GET /metrics` answers.
+    pub numbers: Metrics,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -59,6 +63,9 @@ pub struct Setup {
     pub workers: Vec<Mailbox>,
     /// Active checks under way at a time.
     pub checks_max: NonZeroUsize,
+    /// Makes one of the thread's tasks panic, for a test.
+    #[cfg(debug_assertions)]
+    pub fault: Arc<tokio::sync::Notify>,
 }
 
 /// Whether new clients should be sent here.
@@ -76,36 +83,60 @@ impl Readiness {
     }
 }
 
-/// Starts the thread, which calls `notify` for every [`Notice`]. It runs until the process ends.
+/// Starts the thread, which calls `notify` for every [`Notice`]. It runs until the process ends, or until it or one of its
+/// tasks fails; it can then be started again.
 ///
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
-    let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
-    let metrics = metrics
-        .map(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        })
-        .transpose()?;
+    let listen = |listener: &Arc<StdListener>| {
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    let metrics = setup.metrics.as_ref().map(listen).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
-        runtime.block_on(async move {
-            if let Some(listener) = metrics {
-                tokio::spawn(http::serve(listener, router(readiness, numbers.clone())));
-            }
-            let on_known = notify.clone();
-            tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
-            tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
-            tokio::spawn(collect(rosters, workers, numbers));
-            signals.deliver(notify).await;
-        });
+        let work = AssertUnwindSafe(|| runtime.block_on(work(setup, metrics, signals, notify.clone())));
+        let why = catch_unwind(work).unwrap_or_else(|_| "it panicked; the log says where".into());
+        runtime.shutdown_background();
+        notify(Notice::Failed(why));
     })?;
     Ok(())
+}
+
+/// Does everything, until something of it ends. Gives the reason.
+async fn work(
+    setup: Setup,
+    metrics: Option<TcpListener>,
+    signals: Signals,
+    notify: impl Fn(Notice) + Clone + Send + 'static,
+) -> String {
+    let Setup { numbers, readiness, rosters, resolvers, workers, checks_max, .. } = setup;
+    #[cfg(debug_assertions)]
+    let fault = setup.fault;
+    // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = metrics {
+        tasks.spawn(http::serve(listener, router(readiness, numbers.clone())));
+    }
+    let on_known = notify.clone();
+    tasks.spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
+    tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+    tasks.spawn(collect(rosters, workers, numbers));
+    tasks.spawn(signals.deliver(notify));
+    #[cfg(debug_assertions)]
+    tasks.spawn(async move {
+        fault.notified().await;
+        panic!("a fault was planted here");
+    });
+    match tasks.join_next().await {
+        Some(Err(error)) => format!("one of its tasks has failed: {error}"),
+        Some(Ok(())) | None => "one of its tasks has ended".into(),
+    }
 }
 
 struct Signals {

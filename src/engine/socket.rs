@@ -169,6 +169,11 @@ pub(super) fn linger_none(socket: &OwnedFd) {
     }
 }
 
+/// Closes with a reset, without an engine: for what is left of a worker that has failed.
+pub fn abort(socket: OwnedFd) {
+    linger_none(&socket);
+}
+
 /// See [`Engine::unsent`](super::Engine::unsent).
 pub(super) fn unsent(socket: &OwnedFd) -> usize {
     // A unix socket counts what its peer has not read; that survives our close.

@@ -314,11 +314,13 @@ pub enum CloseReason {
     Internal(Errno),
     /// Somebody ended it.
     Killed(Kill),
+    /// Its worker has failed.
+    WorkerFailed,
 }
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 35] = [
+    pub const LABELS: [&str; 36] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -337,6 +339,7 @@ impl CloseReason {
         "backend_down",
         "shutdown",
         "internal",
+        "worker_failed",
         "proxy_untrusted",
         "proxy_timeout",
         "proxy_unfinished",
@@ -383,6 +386,7 @@ impl CloseReason {
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",
+            CloseReason::WorkerFailed => "worker_failed",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
         }

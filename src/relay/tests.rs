@@ -652,6 +652,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::Killed(Kill::BackendDown),
         CloseReason::Killed(Kill::Shutdown),
         CloseReason::Internal(Errno::EMFILE),
+        CloseReason::WorkerFailed,
     ];
     for side in Side::BOTH {
         all.push(CloseReason::Eof(side));
@@ -667,6 +668,7 @@ fn reasons() -> Vec<CloseReason> {
             CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
             CloseReason::Killed(Kill::Shutdown | Kill::BackendDown) | CloseReason::Internal(_) => {}
+            CloseReason::WorkerFailed => {}
             CloseReason::Header(
                 HeaderFault::Untrusted | HeaderFault::Late | HeaderFault::Unfinished | HeaderFault::Wrong(_),
             ) => {}

@@ -1,8 +1,7 @@
 //! Commands to a worker, and its answers. Senders wake the worker; it looks into the box once a turn that it was woken in.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::balance::BackendId;
 use crate::engine::socket::Waker;
@@ -19,26 +18,55 @@ pub enum Command {
     Refresh,
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>),
+    /// Show that you turn: answer with this number.
+    Ping(u64),
+    /// Fail, for a test.
+    #[cfg(debug_assertions)]
+    Fault(Fault),
 }
 
-/// The sending end, one for each worker.
+/// The sending end, one for each worker. It outlives the worker: one that takes its place reads on where that has stopped.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    sender: Sender<Command>,
+    commands: Arc<Mutex<VecDeque<Command>>>,
     waker: Waker,
 }
 
 impl Mailbox {
     /// A box whose worker `waker` wakes.
-    pub fn new(waker: Waker) -> (Mailbox, Receiver<Command>) {
-        let (sender, receiver) = channel();
-        (Mailbox { sender, waker }, receiver)
+    pub fn new(waker: Waker) -> Mailbox {
+        Mailbox { commands: Arc::default(), waker }
     }
 
-    /// Tells the worker. A worker that has ended hears nothing; whoever waits for it learns that by joining it.
+    /// Tells the worker, or whoever takes its place. Whoever waits for a worker's end learns of it by joining it.
     pub fn send(&self, command: Command) {
-        if self.sender.send(command).is_ok() {
-            self.waker.wake();
-        }
+        self.commands().push_back(command);
+        self.waker.wake();
     }
+
+    /// The worker's end: the oldest command that was not taken yet.
+    pub fn take(&self) -> Option<Command> {
+        self.commands().pop_front()
+    }
+
+    /// Wakes the worker.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a worker of a debug build can be made to do wrong, so that tests can watch what becomes of it.
+#[cfg(debug_assertions)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Panic while a command is heard.
+    Panic,
+    /// Lose the ring: the kernel refuses whatever is submitted.
+    Ring,
+    /// Do nothing for so long.
+    Stall(std::time::Duration),
 }

@@ -19,14 +19,15 @@ mod tally;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 
 use crate::balance::{Chooser, Pool};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
-use crate::engine::socket::Waker;
-use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
+use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
@@ -37,7 +38,7 @@ use admission::Admission;
 use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
-use mailbox::Command;
+use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 use sources::Sources;
 
@@ -51,10 +52,10 @@ pub struct Setup {
     pub cpu: Option<usize>,
     /// The listeners it serves.
     pub listeners: Vec<ListenerSetup>,
-    /// Wakes it.
-    pub waker: Waker,
-    /// Where its commands arrive.
-    pub commands: Receiver<Command>,
+    /// Where its commands arrive; wakes it.
+    pub mailbox: Mailbox,
+    /// The last ping that it has answered.
+    pub pulse: Arc<AtomicU64>,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
 }
@@ -91,7 +92,8 @@ pub struct Worker {
     /// What is counted of each acceptor's socket.
     counts: Vec<Arc<ListenerCells>>,
     ring_counts: Arc<RingCells>,
-    commands: Receiver<Command>,
+    mailbox: Mailbox,
+    pulse: Arc<AtomicU64>,
     now: Time,
 }
 
@@ -107,7 +109,7 @@ impl Worker {
             tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
         }
         let mut ring = Ring::new()?;
-        ring.arm_waker(WAKER, &setup.waker);
+        ring.arm_waker(WAKER, setup.mailbox.waker());
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);
         let ring_counts = recorder.ring(setup.number);
@@ -128,16 +130,18 @@ impl Worker {
             });
         }
         let sessions = Sessions::new(routes, recorder, now);
-        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
+        let (mailbox, pulse) = (setup.mailbox, setup.pulse);
+        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, mailbox, pulse, now })
     }
 
     /// Serves until it was drained.
     ///
     /// # Errors
-    /// What makes the engine unusable.
-    pub fn run(mut self) -> Result<(), Errno> {
+    /// What makes the engine unusable. Then, and after a panic, what is left is to be [abandoned](Worker::abandon).
+    pub fn run(&mut self) -> Result<(), Errno> {
         let mut completions = Vec::new();
-        let mut stopping = false;
+        // Commands may have been left by a worker that has failed, who had taken their wake-up.
+        let mut stopping = self.hear();
         self.turn_acceptors();
         while !(stopping && self.sessions.is_empty() && self.acceptors.iter().all(Acceptor::is_stopped)) {
             let timeout = self.next_deadline().map(|at| at.since(self.now));
@@ -158,6 +162,34 @@ impl Worker {
         // The last of an accept queue may have been closed at once.
         self.let_go();
         Ok(())
+    }
+
+    /// Lets go of everything after a failure: closes the ring, resets the connections, and gives every place back that
+    /// another worker or this one's successor counts with.
+    pub fn abandon(self) {
+        let Worker { ring, mut sessions, acceptors, counts, .. } = self;
+        let rested = catch_unwind(AssertUnwindSafe(|| drop(ring)));
+        if rested.is_err() {
+            tracing::error!("the ring of a worker that has failed panicked again; its buffers are not freed");
+        }
+        sessions.abandon(socket::abort);
+        let now = clock::now();
+        for ended in sessions.drain_ended() {
+            let route = usize::from(ended.route);
+            counts[route].close(ended.reason, now - ended.started);
+            acceptors[route].admission().leave();
+            log_end(&ended, now);
+        }
+        counts.iter().for_each(|counts| counts.pause(None));
+    }
+
+    #[cfg(debug_assertions)]
+    fn fail(&mut self, fault: mailbox::Fault) {
+        match fault {
+            mailbox::Fault::Panic => panic!("a fault was planted here"),
+            mailbox::Fault::Ring => self.ring.fail(),
+            mailbox::Fault::Stall(pause) => std::thread::sleep(pause),
+        }
     }
 
     /// Handles one completion, and says whether it was a wake-up.
@@ -196,7 +228,7 @@ impl Worker {
     /// Executes the commands that have come, and says whether one of them was to drain.
     fn hear(&mut self) -> bool {
         let mut drain = false;
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(command) = self.mailbox.take() {
             match command {
                 Command::Drain => {
                     drain = true;
@@ -207,6 +239,9 @@ impl Worker {
                 Command::CloseBackends(backends) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
                 }
+                Command::Ping(number) => self.pulse.store(number, Ordering::Release),
+                #[cfg(debug_assertions)]
+                Command::Fault(fault) => self.fail(fault),
             }
         }
         drain

@@ -277,6 +277,18 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
+    /// Ends what is left of a worker that has failed, whose engine is gone: resets all connections, so that nobody takes a
+    /// stream that breaks off for a whole one, and gives every place back. The sessions can be taken like others that have
+    /// ended. Bytes not yet reported stay so: the session that made the worker fail need not be sound.
+    pub fn abandon(&mut self, mut abort: impl FnMut(E::Socket)) {
+        for key in self.slots.keys().collect::<Vec<_>>() {
+            let Some(mut session) = self.slots.remove(key) else { continue };
+            session.sockets.iter_mut().filter_map(Option::take).for_each(&mut abort);
+            session.chains.iter_mut().for_each(Chain::forget);
+            self.context.ended.push(session.ended(key, CloseReason::WorkerFailed));
+        }
+    }
+
     /// Takes the sessions that have ended since the last call.
     pub fn drain_ended(&mut self) -> std::vec::Drain<'_, Ended> {
         self.context.ended.drain(..)
@@ -310,15 +322,7 @@ impl<E: Engine> Sessions<E> {
         for chain in &mut session.chains {
             engine.buffers().clear(chain);
         }
-        self.context.ended.push(Ended {
-            key,
-            route: session.route,
-            reason,
-            client: session.client,
-            backend: session.backend,
-            started: session.started,
-            received: session.tally.received(),
-        });
+        self.context.ended.push(session.ended(key, reason));
     }
 
     /// Lets those who wait for buffers receive again: as many as there are buffers, oldest first.
@@ -390,6 +394,11 @@ impl Context {
 }
 
 impl<S> Session<S> {
+    fn ended(&self, key: Key, reason: CloseReason) -> Ended {
+        let (client, backend, received) = (self.client, self.backend, self.tally.received());
+        Ended { key, route: self.route, reason, client, backend, started: self.started, received }
+    }
+
     /// Executes one action; some are answered at once.
     fn execute<E: Engine<Socket = S>>(
         &mut self,

@@ -11,6 +11,7 @@ pub mod pattern;
 pub mod process;
 pub mod procfs;
 pub mod ringlb;
+pub mod scrape;
 
 use std::thread;
 use std::time::{Duration, Instant};
