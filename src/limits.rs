@@ -181,6 +181,12 @@ pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A thread that has run for so long has not failed because of how it began.
 pub const RESTART_QUIET: Duration = Duration::from_secs(60);
 
+/// Looks for answers of threads within one interval of the watchdog, once one is late.
+pub const WATCHDOG_LOOK: u32 = 8;
+
+/// Between two lines of status for a service manager.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// So many failures of threads within [`FAILURES_WINDOW`], and the process drains and ends: another one may do better.
 pub const FAILURES_MAX: usize = 10;
 

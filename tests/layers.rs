@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["worker"],
     &["config", "metrics"],
     &["balance", "relay", "engine"],
-    &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots"],
+    &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots", "systemd"],
 ];
 
 /// Imports within one row that have a reason: every maximum stands in `limits`, those of parsers and counts too, and its

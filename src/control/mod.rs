@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, thread};
 
 use axum::Router;
@@ -23,6 +23,7 @@ use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -63,9 +64,44 @@ pub struct Setup {
     pub workers: Vec<Mailbox>,
     /// Active checks under way at a time.
     pub checks_max: NonZeroUsize,
+    /// Shows that it turns.
+    pub pulse: Pulse,
     /// Makes one of the thread's tasks panic, for a test.
     #[cfg(debug_assertions)]
-    pub fault: Arc<tokio::sync::Notify>,
+    pub fault: Arc<Notify>,
+}
+
+/// Whether the thread turns: it answers pings in its turn.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Beats>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    changed: Notify,
+}
+
+impl Pulse {
+    /// Asks for an answer with this number.
+    pub fn ping(&self, number: u64) {
+        self.0.asked.store(number, Ordering::Release);
+        self.0.changed.notify_one();
+    }
+
+    /// Whether the ping of this number was answered, or a later one.
+    pub fn has_answered(&self, number: u64) -> bool {
+        self.0.answered.load(Ordering::Acquire) >= number
+    }
+
+    /// Answers for ever.
+    async fn answer(self) {
+        loop {
+            // At once too: a thread that has failed may have taken the last notification.
+            self.0.answered.store(self.0.asked.load(Ordering::Acquire), Ordering::Release);
+            self.0.changed.notified().await;
+        }
+    }
 }
 
 /// Whether new clients should be sent here.
@@ -115,7 +151,7 @@ async fn work(
     signals: Signals,
     notify: impl Fn(Notice) + Clone + Send + 'static,
 ) -> String {
-    let Setup { numbers, readiness, rosters, resolvers, workers, checks_max, .. } = setup;
+    let Setup { numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } = setup;
     #[cfg(debug_assertions)]
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
@@ -128,6 +164,7 @@ async fn work(
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
     tasks.spawn(collect(rosters, workers, numbers));
     tasks.spawn(signals.deliver(notify));
+    tasks.spawn(pulse.answer());
     #[cfg(debug_assertions)]
     tasks.spawn(async move {
         fault.notified().await;

@@ -7,9 +7,11 @@ mod capacity;
 mod error;
 #[cfg(debug_assertions)]
 mod faults;
+mod manager;
 mod restarts;
 mod setup;
 mod thread;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +23,12 @@ use crate::address::Address;
 use crate::config::{Config, Workers};
 use crate::control::metrics::{Metrics, Sources};
 use crate::control::roster::Rosters;
-use crate::control::{self, Notice as Told, Readiness};
+use crate::control::{self, Notice as Told, Pulse, Readiness};
 use crate::engine::host;
 use crate::limits::{KILL_MAX, RESOLVE_START_MAX};
 use crate::metrics::Ledger;
 use crate::relay::Kill;
+use crate::systemd;
 use crate::worker::admission::Gate;
 use crate::worker::clock;
 use crate::worker::mailbox::Command;
@@ -33,6 +36,7 @@ use crate::worker::mailbox::Command;
 use bind::{Bound, bind_all, bind_metrics, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max};
 use error::{interrupted, system};
+use manager::Manager;
 use restarts::Restarts;
 use setup::{Desk, Plan, Shared};
 use thread::{Failure, Notice, notify, spawn};
@@ -62,6 +66,7 @@ struct Fleet<'c> {
     notices: Receiver<Notice>,
     /// Of the workers by their numbers, then of the control thread; `None` once nothing is to be started again.
     restarts: Option<Restarts>,
+    manager: Option<Manager>,
 }
 
 /// What has become of waiting.
@@ -105,12 +110,14 @@ impl<'c> Fleet<'c> {
             resolvers: config.resolvers().to_vec(),
             workers: plan.mailboxes().cloned().collect(),
             checks_max: checks_max(descriptors),
+            pulse: Pulse::default(),
             #[cfg(debug_assertions)]
             fault: Arc::default(),
         };
         let (sender, notices) = channel();
         let restarts = Some(Restarts::new(count + 1));
-        let mut fleet = Fleet { listeners, plan, control, threads: Vec::new(), sender, notices, restarts };
+        let (threads, manager) = (Vec::new(), None);
+        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager };
         fleet.start_threads(count)?;
         Ok(fleet)
     }
@@ -180,6 +187,8 @@ impl<'c> Fleet<'c> {
             listeners = addresses.join(" "),
             "ready"
         );
+        self.manager = Manager::find(Instant::now());
+        systemd::ready(&self.status());
         let failure = loop {
             match self.hear(None) {
                 Heard::Terminate => break None,
@@ -195,6 +204,7 @@ impl<'c> Fleet<'c> {
         self.control.readiness.set(false);
         let (delay, timeout) = (self.plan.config.shutdown_delay(), self.plan.config.shutdown_timeout());
         tracing::info!(sessions = self.plan.process.active(), ?delay, ?timeout, "draining");
+        systemd::stopping("draining", delay + timeout + KILL_MAX);
         let hurry = self.wait(Instant::now() + delay, |_| false);
         // Of a worker that has failed too, the accept queue is to be emptied; afterwards nothing is started again.
         while let Some(number) = self.restarts.as_mut().and_then(Restarts::hurry) {
@@ -240,8 +250,10 @@ impl<'c> Fleet<'c> {
             while let Some(number) = self.restarts.as_mut().and_then(|restarts| restarts.poll(now)) {
                 self.restart(number);
             }
+            self.attend_manager(now);
             let restart = self.restarts.as_ref().and_then(Restarts::next);
-            let notice = match until.into_iter().chain(restart).min() {
+            let manager = self.manager.as_ref().map(Manager::next);
+            let notice = match until.into_iter().chain(restart).chain(manager).min() {
                 Some(next) => self.notices.recv_timeout(next.saturating_duration_since(now)),
                 None => self.notices.recv().map_err(RecvTimeoutError::from),
             };
@@ -293,6 +305,12 @@ impl<'c> Fleet<'c> {
     }
 
     fn restart(&mut self, number: usize) {
+        // The last ping may have gone down with the thread.
+        if let Some(ping) = self.manager.as_ref().and_then(Manager::ping)
+            && let Some(mailbox) = self.plan.mailboxes().nth(number)
+        {
+            mailbox.send(Command::Ping(ping));
+        }
         let started = if number == self.control_number() {
             self.start_control()
         } else {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use crate::config::{AcceptRate, Config, Listener};
@@ -36,7 +36,7 @@ pub(super) struct Plan<'c> {
 pub(super) struct Desk {
     pub(super) mailbox: Mailbox,
     /// The last ping that was answered.
-    pub(super) pulse: Arc<AtomicU64>,
+    pulse: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -44,6 +44,11 @@ impl Desk {
     /// Where an eventfd cannot be had.
     pub(super) fn new() -> Result<Desk, Errno> {
         Ok(Desk { mailbox: Mailbox::new(Waker::new()?), pulse: Arc::default() })
+    }
+
+    /// Whether the worker has answered the ping of this number, or a later one.
+    pub(super) fn has_answered(&self, ping: u64) -> bool {
+        self.pulse.load(Ordering::Acquire) >= ping
     }
 }
 
