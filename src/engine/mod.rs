@@ -13,6 +13,7 @@
 //! - Received bytes lie in [`Buffers`]; a chunk belongs to exactly one [`Chain`] until it is consumed.
 
 pub mod buffers;
+pub mod handover;
 pub mod host;
 pub mod listener;
 pub mod ring;

@@ -24,6 +24,7 @@ use crate::config::{Config, Workers};
 use crate::control::metrics::{Metrics, Sources};
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Pulse, Readiness};
+use crate::engine::handover::HandedOver;
 use crate::engine::host;
 use crate::limits::{KILL_MAX, RESOLVE_START_MAX};
 use crate::metrics::Ledger;
@@ -33,7 +34,7 @@ use crate::worker::admission::Gate;
 use crate::worker::clock;
 use crate::worker::mailbox::Command;
 
-use bind::{Bound, bind_all, bind_metrics, try_sources};
+use bind::{Bound, bind_all, bind_metrics, refuse_rest, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max};
 use error::{interrupted, system};
 use manager::Manager;
@@ -85,8 +86,10 @@ impl<'c> Fleet<'c> {
             Workers::Count(count) => count.get(),
         };
         try_sources(config)?;
-        let listeners = bind_all(config.listeners(), count)?;
-        let metrics = bind_metrics(config.metrics())?.map(Arc::new);
+        let mut handed = HandedOver::take();
+        let listeners = bind_all(config.listeners(), count, &mut handed)?;
+        let metrics = bind_metrics(config.metrics(), &mut handed)?.map(Arc::new);
+        refuse_rest(handed);
         let descriptors = descriptors_max();
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);

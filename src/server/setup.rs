@@ -86,6 +86,7 @@ impl Plan<'_> {
             Some(ListenerSetup {
                 name: listener.name.clone(),
                 socket: Arc::clone(&bound.listening.sockets()[number]),
+                kept: bound.listening.is_kept(number),
                 unix: bound.listening.address().is_unix(),
                 admission: Admission::new(process, gate, wakers.clone(), crowd).at_rate(shared.rate.clone()),
                 pool: Arc::clone(roster.pool()),

@@ -66,6 +66,8 @@ pub struct ListenerSetup {
     pub name: String,
     /// The descriptor it accepts on; the main thread holds it too.
     pub socket: Arc<OwnedFd>,
+    /// A service manager keeps that socket: who waits in its queue is left there for the next process.
+    pub kept: bool,
     /// Whether that is a unix socket.
     pub unix: bool,
     /// What its sessions count against.
@@ -89,6 +91,8 @@ pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
     acceptors: Vec<Acceptor<OwnedFd>>,
+    /// Of each acceptor, whether its accept queue outlives this process.
+    kept: Vec<bool>,
     /// What is counted of each acceptor's socket.
     counts: Vec<Arc<ListenerCells>>,
     ring_counts: Arc<RingCells>,
@@ -113,10 +117,11 @@ impl Worker {
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);
         let ring_counts = recorder.ring(setup.number);
-        let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
+        let (mut acceptors, mut counts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut routes = Vec::new();
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
+            kept.push(listener.kept);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
@@ -131,7 +136,7 @@ impl Worker {
         }
         let sessions = Sessions::new(routes, recorder, now);
         let (mailbox, pulse) = (setup.mailbox, setup.pulse);
-        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, mailbox, pulse, now })
+        Ok(Worker { ring, sessions, acceptors, kept, counts, ring_counts, mailbox, pulse, now })
     }
 
     /// Serves until it was drained.
@@ -260,7 +265,9 @@ impl Worker {
         for number in 0..self.acceptors.len() {
             self.acceptors[number].turn(&mut self.ring, self.now);
             self.counts[number].pause(self.acceptors[number].pause());
-            if let Some(socket) = self.acceptors[number].take_stopped() {
+            if let Some(socket) = self.acceptors[number].take_stopped()
+                && !self.kept[number]
+            {
                 // Whoever waits in the accept queue would be reset when the last descriptor is closed.
                 for client in accept_rest(&socket) {
                     self.admit(number as u16, client);
