@@ -43,6 +43,14 @@ pub struct Counts {
     sum_micros: u64,
 }
 
+/// [`Counts`] in little memory: some 16 bytes for each bucket that is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// The numbers of the buckets that are not empty, ascending, and their counts.
+    filled: Box<[(u16, u64)]>,
+    sum_micros: u64,
+}
+
 impl Histogram {
     /// Nothing recorded; allocates with the first duration.
     pub const fn new() -> Histogram {
@@ -112,19 +120,46 @@ impl Counts {
         self.sum_micros = self.sum_micros.wrapping_add(other.sum_micros);
     }
 
-    /// What came since `earlier`, which these counts include.
-    pub fn since(&self, earlier: &Counts) -> Counts {
-        let before = |index: usize| earlier.buckets.get(index).copied().unwrap_or(0);
-        let buckets = self.buckets.iter().enumerate().map(|(index, count)| count - before(index)).collect();
-        let sum_micros = self.sum_micros.wrapping_sub(earlier.sum_micros);
-        Counts { buckets, total: self.total - earlier.total, sum_micros }
+    /// The same in little memory, to be kept.
+    pub fn pack(&self) -> Packed {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        Packed { filled: filled.map(|(index, count)| (index as u16, *count)).collect(), sum_micros: self.sum_micros }
     }
 
-    /// Forgets everything, and keeps the memory for the next.
-    pub fn clear(&mut self) {
-        self.buckets.clear();
-        self.total = 0;
-        self.sum_micros = 0;
+    /// Adds those of `packed`.
+    pub fn add_packed(&mut self, packed: &Packed) {
+        self.reach(packed.filled.last().map_or(0, |(index, _)| usize::from(*index) + 1));
+        for (index, count) in &packed.filled {
+            self.buckets[usize::from(*index)] += count;
+            self.total += count;
+        }
+        self.sum_micros = self.sum_micros.wrapping_add(packed.sum_micros);
+    }
+
+    /// Takes away those of `earlier`, which these include.
+    pub fn subtract(&mut self, earlier: &Packed) {
+        for (index, count) in &earlier.filled {
+            self.buckets[usize::from(*index)] -= count;
+            self.total -= count;
+        }
+        self.sum_micros = self.sum_micros.wrapping_sub(earlier.sum_micros);
+    }
+
+    /// The duration that this share of all durations does not exceed, within [`ERROR_MAX`]; `None` where there are none.
+    /// At 0 it is the shortest, at 1 the longest.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let wanted = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
+        let mut counted = 0;
+        let found = self.middles().find(|(_, count)| {
+            counted += count;
+            counted >= wanted
+        });
+        found.map(|(nanos, _)| Duration::from_nanos(nanos))
+    }
+
+    /// The mean; `None` where there are none.
+    pub fn mean(&self) -> Option<Duration> {
+        self.sum_micros.checked_div(self.total).map(Duration::from_micros)
     }
 
     /// Each bucket that is not empty: the duration in its middle, in nanoseconds, and its count; the shortest first.
@@ -151,19 +186,6 @@ impl Counts {
             sum += count;
             sum
         })
-    }
-
-    /// The same, for quantiles.
-    pub fn to_hdr(&self) -> hdrhistogram::Histogram<u64> {
-        let hdr = hdrhistogram::Histogram::new(3);
-        let mut hdr = hdr.unwrap_or_else(|error| unreachable!("3 significant digits are possible: {error}"));
-        for (nanos, count) in self.middles() {
-            // It grows by itself as far as the longest duration needs.
-            if let Err(error) = hdr.record_n(nanos, count) {
-                unreachable!("{nanos} ns can be recorded: {error}");
-            }
-        }
-        hdr
     }
 
     fn reach(&mut self, len: usize) {
@@ -196,6 +218,7 @@ const fn middle(index: usize) -> u64 {
     ((CHUNK as u64 + cell) << width_bits) + (1 << width_bits) / 2
 }
 
+const _: () = assert!(CHUNKS * CHUNK <= u16::MAX as usize);
 const _: () = assert!(HISTOGRAM_NANOS_BITS > UNIT_BITS + CHUNK_BITS && HISTOGRAM_NANOS_BITS < 64);
 
 #[cfg(test)]
@@ -235,8 +258,8 @@ mod tests {
             let mut exact = hdrhistogram::Histogram::<u64>::new(5).unwrap();
             nanos.iter().for_each(|nanos| exact.record(*nanos).unwrap());
             let expected = exact.value_at_quantile(quantile) as f64;
-            let got = counted(&nanos).to_hdr().value_at_quantile(quantile) as f64;
-            prop_assert!((got - expected).abs() <= (expected * 0.01).max(2.0 * HALF_UNIT), "{got}, not {expected}");
+            let got = counted(&nanos).quantile(quantile).unwrap().as_nanos() as f64;
+            prop_assert!((got - expected).abs() <= (expected * 0.01).max(HALF_UNIT), "{got}, not {expected}");
         }
 
         #[test]
@@ -248,9 +271,12 @@ mod tests {
             let mut both = one.clone();
             both.add(&two);
             prop_assert_eq!(both.total() as usize, before.len() + after.len());
-            let difference = both.since(&one);
-            prop_assert_eq!(difference.middles().collect::<Vec<_>>(), two.middles().collect::<Vec<_>>());
-            prop_assert_eq!((difference.total(), difference.sum_micros), (two.total(), two.sum_micros));
+            let mut difference = both.clone();
+            difference.subtract(&one.pack());
+            prop_assert_eq!(difference.pack(), two.pack());
+            prop_assert_eq!(difference.total(), two.total());
+            difference.add_packed(&one.pack());
+            prop_assert_eq!(difference.pack(), both.pack());
             let sum: f64 = before.iter().chain(&after).map(|nanos| *nanos as f64 / 1e9).sum();
             prop_assert!((both.sum_seconds() - sum).abs() <= 0.51e-6 * both.total() as f64 + sum * 1e-9);
         }
@@ -271,6 +297,13 @@ mod tests {
         let counts = counted(&[u64::MAX, 1 << HISTOGRAM_NANOS_BITS, (1 << HISTOGRAM_NANOS_BITS) - 1]);
         assert_eq!(counts.middles().map(|(_, count)| count).collect::<Vec<_>>(), [3]);
         assert_eq!(counts.cumulative(&[1e6, 1e7]), [0, 3]);
+    }
+
+    #[test]
+    fn where_nothing_was_counted_there_is_no_quantile() {
+        assert_eq!((Counts::new().quantile(0.5), Counts::new().mean()), (None, None));
+        let counts = counted(&[1_000_000, 3_000_000]);
+        assert_eq!(counts.mean(), Some(Duration::from_millis(2)));
     }
 
     #[test]

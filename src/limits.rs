@@ -202,11 +202,39 @@ pub const HTTP_BUFFER_BYTES: usize = 16 * 1024;
 /// How long one HTTP connection may last, so that clients who do not read cannot hold all places.
 pub const HTTP_CONNECTION_MAX: Duration = Duration::from_secs(60);
 
+/// Bytes of the body of a request to the admin API: a set of [`BACKENDS_MAX`] backends, each with every field and the longest
+/// name and address, has some 500 bytes for each.
+pub const ADMIN_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A body of up to so many bytes is read at any time ...
+pub const ADMIN_SMALL_BODY_BYTES: usize = 64 * 1024;
+
+/// ... and of larger ones so many at a time, so that they take 32 MiB at most.
+pub const ADMIN_BODIES_MAX: usize = 4;
+
+/// The shortest lease of a backend: renewing one more often than this would be its main work.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest lease of a backend.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Clients of the admin API that may wait to be accepted, beyond [`HTTP_CLIENTS_MAX`].
+pub const ADMIN_BACKLOG: i32 = 256;
+
+/// How long a command waits for the answer of the admin API.
+pub const COMMAND_MAX: Duration = Duration::from_secs(60);
+
+/// How often `status --watch` asks again.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Clients that follow the events at a time.
+pub const EVENT_CLIENTS_MAX: usize = 32;
+
 /// How long the HTTP listeners wait after a failed accept.
 pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Descriptors kept aside for everything that is not a session: logs, rings, listeners, the control thread.
-pub const DESCRIPTORS_RESERVE: usize = 128;
+pub const DESCRIPTORS_RESERVE: usize = 256;
 
 /// The largest weight of a backend.
 pub const WEIGHT_MAX: u32 = 65_535;
@@ -373,6 +401,9 @@ pub const REHASHES_MAX: u64 = 32;
 /// [`TIMEOUT_MAX`], and few last longer.
 pub const HISTOGRAM_NANOS_BITS: u32 = 52;
 
+/// How long the parts are that the windows of the API's percentiles are made of.
+pub const LATENCY_TURN: Duration = Duration::from_secs(60);
+
 /// Backends with series of their own in the metrics, however the configuration sets `backend_series_max`: some seventy lines
 /// each, which nobody's Prometheus wants for more.
 pub const BACKEND_SERIES_MAX: u32 = 100_000;
@@ -406,6 +437,8 @@ const _: () = assert!(LEAST_CONNECTIONS_DRAWS < LEAST_CONNECTIONS_EXACT_MAX);
 const _: () = assert!(LEAST_CONNECTIONS_EXACT_MAX < BACKENDS_MAX && BACKENDS_MAX <= u16::MAX as usize);
 const _: () = assert!(BACKEND_NAME_BYTES_MAX > HOST_LABEL_BYTES_MAX + ":65535/".len() + ADDRESS_BYTES_MAX);
 const _: () = assert!(CHECKS_IN_FLIGHT_MIN <= CHECKS_IN_FLIGHT_MAX && CHECK_JITTER > 1 && CHECK_HURRY > 1);
-const _: () = assert!(HTTP_CLIENTS_MAX + CHECKS_IN_FLIGHT_MIN + 4 * RESOLVES_MAX < DESCRIPTORS_RESERVE);
+const _: () =
+    assert!(2 * HTTP_CLIENTS_MAX + EVENT_CLIENTS_MAX + CHECKS_IN_FLIGHT_MIN + 4 * RESOLVES_MAX < DESCRIPTORS_RESERVE);
+const _: () = assert!(ADMIN_BODY_BYTES_MAX >= 500 * BACKENDS_MAX);
 const _: () = assert!(RESOLVE_INTERVAL_MIN.as_millis() < RESOLVE_RETRY_MIN.as_millis());
 const _: () = assert!(HOST_ADDRESSES_MAX < BACKENDS_MAX);

@@ -21,6 +21,7 @@ use common::net;
 use common::pattern::{self, End};
 use common::procfs::{anonymous_bytes, cpu_time, descriptor_numbers, descriptors};
 use common::ringlb::{Config, Ringlb, field};
+use common::scrape::Scrape;
 use common::{at_once, has_program, skip, until};
 
 const MIB: u64 = 1024 * 1024;
@@ -276,7 +277,7 @@ fn a_crowd_is_not_let_in_above_max_connections() {
 #[test]
 fn with_few_descriptors_from_the_start_clients_wait_and_nobody_is_lost() {
     let backend = Backend::named("a");
-    let ringlb = Config::new(&[backend.address()]).start_under(&["sh", "-c", "ulimit -n 200; exec \"$0\" \"$@\""]);
+    let ringlb = Config::new(&[backend.address()]).start_under(&["sh", "-c", "ulimit -n 340; exec \"$0\" \"$@\""]);
     let ready = ringlb.wait_for_log("it is ready", |line| field(line, "message") == Some("ready"));
     let max: usize = field(&ready, "max_connections").expect("the limit").parse().expect("a number");
     assert!((10..100).contains(&max), "{ready}");
@@ -299,7 +300,8 @@ fn with_few_descriptors_from_the_start_clients_wait_and_nobody_is_lost() {
 #[test]
 fn out_of_descriptors_accepting_pauses_without_cpu_and_goes_on() {
     let backend = Backend::named("a");
-    let ringlb = Config::new(&[backend.address()]).one_worker().listener("max_connections = 10").start();
+    let config = Config::new(&[backend.address()]).process("metrics = \"127.0.0.1:0\"");
+    let ringlb = config.one_worker().listener("max_connections = 10").start();
     let mut held: Vec<_> = (0..9).map(|_| greeted(ringlb.connect())).collect();
     let others = descriptor_numbers(ringlb.pid());
     held.push(greeted(ringlb.connect()));
@@ -322,6 +324,8 @@ fn out_of_descriptors_accepting_pauses_without_cpu_and_goes_on() {
         assert_eq!(net::read_line(stream), "still there");
     }
     limit(last + 4096);
+    let pauses = |reason| Scrape::of(&ringlb).number("ringlb_listener_pauses_total", &[("reason", reason)]);
+    assert!(pauses("resources") >= 1.0 && pauses("limit") >= 1.0);
     // Nobody who waited is lost.
     for stream in waiting {
         held.push(greeted(stream));
@@ -335,16 +339,24 @@ fn out_of_descriptors_accepting_pauses_without_cpu_and_goes_on() {
 #[test]
 fn without_a_descriptor_for_the_backend_the_client_is_ended_in_order() {
     let backend = Backend::named("a");
-    let ringlb = Config::new(&[backend.address()]).one_worker().start();
+    let config = Config::new(&[backend.address()]).process("metrics = \"127.0.0.1:0\"");
+    let ringlb = config.one_worker().start();
     let held = greeted(ringlb.connect());
     // No number is free below those that are in use.
-    let limit = Rlimit { current: Some(descriptors(ringlb.pid()) as u64 - 2), maximum: Some(4096) };
-    prlimit(Some(ringlb.rustix_pid()), Resource::Nofile, limit).expect("the limit is lowered");
+    let limit = |current| {
+        let limit = Rlimit { current: Some(current), maximum: Some(4096) };
+        prlimit(Some(ringlb.rustix_pid()), Resource::Nofile, limit).expect("the limit is changed");
+    };
+    limit(descriptors(ringlb.pid()) as u64 - 2);
     // The accept that is armed still goes by the old limit.
     let mut stream = ringlb.connect();
     assert_eq!(net::read_to_end(&mut stream), (vec![], End::Eof));
     drop(stream);
     assert_eq!(ringlb.wait_for_ends(1), ["internal"]);
+    limit(4096);
+    let scrape = Scrape::of(&ringlb);
+    assert_eq!(scrape.number("ringlb_backend_connect_failures_total", &[("reason", "no_descriptor")]), 1.0);
+    assert_eq!(scrape.backend("ringlb_backend_ejections_total", backend.address()), 0.0);
     drop(held);
     ringlb.stop();
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,69 +11,13 @@ use std::process::{Command, Stdio};
 use common::backend::Backend;
 use common::net::{self, Reserved};
 use common::ringlb::{Config, Ringlb};
+use common::scrape::{Scrape, get, scrape_until};
 use common::{at_once, has_program, skip, until};
 use ringlb::metrics::table::{BACKEND_BOUNDS, METRICS, SESSION_BOUNDS};
 use ringlb::metrics::{ConnectFailure, Pause, Refusal};
 use ringlb::relay::CloseReason;
 
 const METRICS_ADDRESS: &str = "metrics = \"127.0.0.1:0\"";
-
-/// One scrape, by series as they are written: `name{label="value",...}`.
-struct Scrape {
-    text: String,
-    series: BTreeMap<String, f64>,
-}
-
-impl Scrape {
-    fn of(ringlb: &Ringlb) -> Scrape {
-        let (status, text) = get(ringlb.metrics_address(), "/metrics");
-        assert_eq!(status, 200, "{text}");
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let series = lines.map(|line| {
-            let (series, number) = line.rsplit_once(' ').expect("a series and its number");
-            (series.to_owned(), number.parse().expect("a number"))
-        });
-        Scrape { series: series.collect(), text }
-    }
-
-    /// The series of that name with all of these labels, summed up; nothing where there is none.
-    fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-        let fits =
-            |series: &str| series.split('{').next() == Some(name) && labels.iter().all(|one| series.contains(one));
-        let found: Vec<f64> =
-            self.series.iter().filter(|(series, _)| fits(series)).map(|(_, number)| *number).collect();
-        (!found.is_empty()).then(|| found.iter().sum())
-    }
-
-    fn number(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.find(name, labels).unwrap_or_else(|| panic!("no {name} with {labels:?} in\n{}", self.text))
-    }
-
-    fn backend(&self, name: &str, backend: impl ToString) -> f64 {
-        self.number(name, &[("pool", "back"), ("backend", &backend.to_string())])
-    }
-}
-
-/// A request for a path, and the answer's status and body.
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = net::connect(address);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: ringlb\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, body.to_owned())
-}
-
-/// Scrapes until `wanted` gives something: the client sees the end of its session before the worker has counted it.
-fn scrape_until<T>(ringlb: &Ringlb, what: &str, wanted: impl Fn(&Scrape) -> Option<T>) -> (Scrape, T) {
-    until(what, || {
-        let scrape = Scrape::of(ringlb);
-        let found = wanted(&scrape)?;
-        Some((scrape, found))
-    })
-}
 
 fn wait_for_closed(ringlb: &Ringlb, count: f64) -> Scrape {
     let closed = |scrape: &Scrape| (scrape.number("ringlb_sessions_closed_total", &[]) >= count).then_some(());
@@ -230,6 +174,22 @@ fn a_pool_that_cannot_serve_and_a_full_listener_are_seen() {
 }
 
 #[test]
+fn a_rate_that_is_reached_is_a_pause_of_its_own() {
+    let backend = Backend::echo();
+    let ringlb =
+        Config::new(&[backend.address()]).process(METRICS_ADDRESS).one_worker().listener("accept_rate = 1").start();
+    let clients: Vec<_> = (0..5).map(|_| ringlb.connect()).collect();
+    let (scrape, ()) = scrape_until(&ringlb, "accepting pauses", |scrape| {
+        (scrape.number("ringlb_listener_pauses_total", &[("reason", "rate")]) >= 1.0).then_some(())
+    });
+    for other in ["limit", "resources"] {
+        assert_eq!(scrape.number("ringlb_listener_pauses_total", &[("reason", other)]), 0.0, "{other}");
+    }
+    drop(clients);
+    ringlb.stop();
+}
+
+#[test]
 fn backends_above_the_maximum_are_summed_up() {
     const BACKENDS: usize = 5;
     let backends: Vec<Backend> = (0..BACKENDS).map(|_| Backend::echo()).collect();
@@ -358,5 +318,130 @@ fn promtool_finds_nothing_to_complain_about() {
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.trim().is_empty(), "{}: {said}", output.status);
+    ringlb.stop();
+}
+
+/// Every word of a text that could be the name of a metric is one.
+#[test]
+fn the_documents_and_the_dashboard_name_metrics_that_there_are() {
+    for (path, at_least) in [("config/grafana-dashboard.json", 20), ("docs/metrics.md", 40)] {
+        let text = read(path);
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        let named: BTreeSet<&str> =
+            words.filter(|word| word.starts_with("ringlb_") || word.starts_with("process_")).collect();
+        for word in &named {
+            // `process_` alone, and the prefixes of headings.
+            let known = METRICS.iter().any(|metric| fits(metric.name, word));
+            assert!(known || *word == "process_", "{path} names {word}, which is no metric");
+        }
+        assert!(named.len() >= at_least, "{path} names only {named:?}");
+    }
+}
+
+/// The labels in the dashboard's and the documents' queries are those of their metrics.
+#[test]
+fn the_dashboard_is_json_and_asks_for_labels_that_there_are() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read("config/grafana-dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let mut queries = 0;
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten()) {
+        let query = target["expr"].as_str().expect("a query");
+        for metric in METRICS.iter().filter(|metric| query.contains(metric.name)) {
+            for selector in query.split(metric.name).skip(1) {
+                let rest = selector.trim_start_matches("_bucket");
+                let Some(inside) = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()) else { continue };
+                for label in inside.split(',').filter_map(|matcher| matcher.split(['=', '!']).next()) {
+                    let known = metric.labels.contains(&label) || ["instance", "job"].contains(&label);
+                    assert!(known, "{label} is no label of {} in {query}", metric.name);
+                }
+            }
+        }
+        queries += 1;
+    }
+    assert!(queries > 20, "{queries} queries");
+}
+
+#[test]
+fn the_alerts_of_the_documentation_are_valid_rules() {
+    if !has_program("promtool") {
+        return skip("promtool check rules", "promtool is not installed (Debian package prometheus)");
+    }
+    let document = read("docs/metrics.md");
+    let rules = document.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+    let rules = rules.filter(|block| block.starts_with("groups:"));
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let mut checked = 0;
+    for (number, text) in rules.enumerate() {
+        let file = directory.path().join(format!("rules-{number}.yml"));
+        std::fs::write(&file, text).expect("it is written");
+        let output = Command::new("promtool").args(["check", "rules"]).arg(&file).output().expect("promtool runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        checked += 1;
+    }
+    assert_eq!(checked, 1, "blocks of rules");
+}
+
+/// A Prometheus that scrapes `target` every second. Dropped, it is killed.
+struct Prometheus {
+    child: std::process::Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn start(target: SocketAddr) -> Prometheus {
+        let directory = tempfile::TempDir::new().expect("a directory");
+        let file = directory.path().join("prometheus.yml");
+        let job = format!("[{{ job_name: ringlb, static_configs: [{{ targets: [\"{target}\"] }}] }}]");
+        std::fs::write(&file, format!("global: {{ scrape_interval: 1s }}\nscrape_configs: {job}\n"))
+            .expect("it is written");
+        let mut child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
+            .arg("--web.listen-address=127.0.0.1:0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("prometheus runs");
+        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let line = log.by_ref().map_while(Result::ok).find(|line| line.contains("msg=\"Listening on\""));
+        let address = line.expect("it says where it listens");
+        let address = address.rsplit("address=").next().expect("an address").parse().expect("an address");
+        // It must not wait for somebody to read its log.
+        std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
+        Prometheus { child, address, _directory: directory }
+    }
+
+    /// The answer to a query, as a number; nothing while there is none.
+    fn query(&self, query: &str) -> Option<f64> {
+        let (_, answer) = get(self.address, &format!("/api/v1/query?query={query}"));
+        let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_it() {
+    if !has_program("prometheus") {
+        return skip("a scrape by Prometheus", "it is not installed (Debian package prometheus)");
+    }
+    let (_backends, ringlb) = with_everything();
+    let prometheus = Prometheus::start(ringlb.metrics_address());
+    let closed = "sum(ringlb_sessions_closed_total)";
+    until("it has scraped", || prometheus.query(closed).filter(|closed| *closed == 1.0));
+    exchange(ringlb.connect(), 1000);
+    until("it scrapes again", || prometheus.query(closed).filter(|closed| *closed == 2.0));
+    assert_eq!(prometheus.query("up"), Some(1.0));
+    let quantile = "histogram_quantile(0.5,sum(ringlb_backend_connect_duration_seconds_bucket)by(le))";
+    let median = prometheus.query(quantile).expect("a median");
+    assert!((0.0..10.0).contains(&median), "{median}");
     ringlb.stop();
 }

@@ -12,6 +12,7 @@ use common::backend::{self, Backend};
 use common::net;
 use common::pattern::End;
 use common::ringlb::{Config, Ringlb, field};
+use common::scrape::{Scrape, scrape_until};
 use common::{skip, until};
 
 const A: u16 = 1;
@@ -179,6 +180,32 @@ fn addresses_come_and_go_with_the_records() {
     held.write_all(b"still here\n").expect("its session lives on");
     assert_eq!(net::read_line(&mut held), "still here");
     drop(held);
+    ringlb.stop();
+}
+
+#[test]
+fn the_series_of_a_removed_backend_leave_with_its_last_session() {
+    let (port, _servers) = servers(["127.0.0.2", "127.0.0.3"]);
+    let names = NameServer::start();
+    names.set("app.test", &["127.0.0.2"]);
+    let ringlb = config(&names, &format!("app.test:{port}")).process("metrics = \"127.0.0.1:0\"").start();
+    let mut held = ringlb.connect();
+    assert_eq!(net::read_line(&mut held), "127.0.0.2");
+    names.set("app.test", &["127.0.0.3"]);
+    told(
+        &ringlb,
+        &format!("pool back: the host app.test:{port} has 1 address now; added app/127.0.0.3; removed app/127.0.0.2"),
+    );
+    let connections =
+        |scrape: &Scrape, backend: &str| scrape.find("ringlb_backend_connections_total", &[("backend", backend)]);
+    assert_eq!(who_serves(&ringlb, 2), set(&["127.0.0.3"]));
+    let scrape = Scrape::of(&ringlb);
+    assert_eq!(connections(&scrape, "app/127.0.0.2"), Some(1.0), "its session lives on");
+    drop(held);
+    let gone = |scrape: &Scrape| connections(scrape, "app/127.0.0.2").is_none().then_some(());
+    let (scrape, ()) = scrape_until(&ringlb, "the series are gone", gone);
+    assert!(!scrape.text.contains("app/127.0.0.2"));
+    assert_eq!(connections(&scrape, "app/127.0.0.3"), Some(2.0));
     ringlb.stop();
 }
 

@@ -213,7 +213,8 @@ fn a_file_that_cannot_be_used_is_told_with_its_place() {
 
 #[test]
 fn wrong_usage_has_a_code_of_its_own() {
-    for arguments in [&["run", "--nonsense"][..], &["run", "--backend", "127.0.0.1:9"], &["serve"], &["status"]] {
+    for arguments in [&["run", "--nonsense"][..], &["run", "--backend", "127.0.0.1:9"], &["serve"], &["status", "now"]]
+    {
         let (code, said) = run_to_end(&[], arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {said}");
     }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,7 +13,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use common::backend::Backend;
@@ -109,7 +110,9 @@ fn the_watchdog_is_fed_while_all_threads_turn() {
     let backend = Backend::echo();
     let manager = Manager::new();
     let ringlb = manager.start(&Config::new(&[backend.address()]), &["WATCHDOG_USEC=200000"]);
-    (0..10).for_each(|_| drop(manager.hear_until("WATCHDOG=1")));
+    for _ in 0..10 {
+        manager.hear_until("WATCHDOG=1");
+    }
     ringlb.stop();
 }
 
@@ -315,36 +318,39 @@ fn the_units_are_right_and_the_service_is_confined() {
     assert!(level <= 2.0, "{said}");
 }
 
+/// What systemd means by a word of `SystemCallFilter=`: a call, or a set of them, which may name further sets.
+fn system_calls(word: &str) -> BTreeSet<String> {
+    if !word.starts_with('@') {
+        return BTreeSet::from([word.to_owned()]);
+    }
+    let (_, said) = analyze(&["syscall-filter", "--no-pager", word], Path::new("/"));
+    let entries = said.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    entries.flat_map(system_calls).collect()
+}
+
+/// What the unit allows: its lines one after the other.
+fn allowed_calls() -> BTreeSet<String> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ringlb.service");
+    let unit = std::fs::read_to_string(unit).expect("the unit");
+    let mut allowed = BTreeSet::new();
+    for line in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let calls: BTreeSet<String> = line.trim_start_matches('~').split(' ').flat_map(system_calls).collect();
+        if line.starts_with('~') {
+            allowed.retain(|call| !calls.contains(call));
+        } else {
+            allowed.extend(calls);
+        }
+    }
+    allowed
+}
+
 /// The system calls of a real run, under traffic, against those that the unit allows.
 #[test]
 fn the_service_may_make_the_system_calls_that_it_makes() {
     if !has_program("systemd-analyze") || !has_program("strace") {
         return skip("the unit's system calls", "systemd-analyze or strace is not installed");
     }
-    let set = |name: &str| -> Vec<String> {
-        let (_, said) = analyze(&["syscall-filter", "--no-pager", name], Path::new("/"));
-        let lines = said.lines().map(str::trim).filter(|line| !line.starts_with('#') && !line.is_empty());
-        lines.skip(1).map(str::to_owned).collect()
-    };
-    fn flat(name: &str, set: &dyn Fn(&str) -> Vec<String>, into: &mut std::collections::BTreeSet<String>) {
-        for entry in set(name) {
-            if entry.starts_with('@') { flat(&entry, set, into) } else { drop(into.insert(entry)) }
-        }
-    }
-    let unit =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ringlb.service")).expect("it");
-    let mut allowed = std::collections::BTreeSet::new();
-    for words in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
-        let mut these = std::collections::BTreeSet::new();
-        for word in words.trim_start_matches('~').split(' ') {
-            if word.starts_with('@') { flat(word, &set, &mut these) } else { drop(these.insert(word.to_owned())) }
-        }
-        if words.starts_with('~') {
-            allowed.retain(|call| !these.contains(call));
-        } else {
-            allowed.extend(these);
-        }
-    }
+    let allowed = allowed_calls();
     assert!(allowed.contains("io_uring_enter"), "{allowed:?}");
 
     let backend = Backend::echo();
@@ -366,7 +372,7 @@ fn the_service_may_make_the_system_calls_that_it_makes() {
         let call = line.split_once(' ')?.1.trim_start().split_once('(')?.0;
         call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_').then(|| call.to_owned())
     });
-    let calls: std::collections::BTreeSet<String> = calls.collect();
+    let calls: BTreeSet<String> = calls.collect();
     assert!(calls.contains("io_uring_enter") && calls.contains("sched_setaffinity"), "{calls:?}");
     let forbidden: Vec<_> = calls.difference(&allowed).collect();
     assert!(forbidden.is_empty(), "the unit forbids {forbidden:?}");

@@ -7,23 +7,14 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::balance::settings::Policy;
+use crate::cli::admin::{BackendArgs, StatusArgs};
 use crate::cli::{Command, Exit};
-use crate::config::{Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Workers, notation, value};
+use crate::config::{
+    Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
+};
 
 /// Commands and options that are known and not yet served.
-const LATER: &[&str] = &[
-    "status",
-    "backend",
-    "session",
-    "latency",
-    "events",
-    "reload",
-    "diff",
-    "completions",
-    "man",
-    "--admin",
-    "--against-running",
-];
+const LATER: &[&str] = &["session", "latency", "events", "reload", "diff", "completions", "man", "--against-running"];
 
 /// A Layer-4 TCP load balancer on io_uring
 #[derive(Debug, Parser)]
@@ -55,6 +46,10 @@ enum Verb {
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
     },
+    /// Show what a running ringlb does: its listeners, pools and backends
+    Status(StatusArgs),
+    /// List and change the backends of a running ringlb
+    Backend(BackendArgs),
 }
 
 const ADDRESSES: &str = "ADDR is 127.0.0.1:80, [::1]:80 or unix:/path; to listen on also :80 (all addresses of this \
@@ -80,6 +75,9 @@ struct Run {
     /// Serve /metrics and /ready on this address; counts for more than the file
     #[arg(long, value_name = "ADDR", value_parser = notation::bind)]
     metrics: Option<Bind>,
+    /// Serve the admin API on this unix socket; counts for more than the file. "" = nowhere
+    #[arg(long, value_name = "PATH", env = "RINGLB_ADMIN", value_parser = admin)]
+    admin: Option<Admin>,
 }
 
 /// See [`crate::cli::parse`].
@@ -88,13 +86,15 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
     match args.verb {
         Verb::Run(run) => run.command(),
         Verb::Demo { listen, workers } => Ok(Command::Demo { listen, workers }),
+        Verb::Status(args) => Ok(Command::Status(args)),
+        Verb::Backend(args) => Ok(Command::Backend(args)),
         Verb::Check { config } => Ok(Command::Check { file: config }),
     }
 }
 
 impl Run {
     fn command(self) -> Result<Command, Exit> {
-        let overrides = Overrides { workers: self.workers, metrics: self.metrics };
+        let overrides = Overrides { workers: self.workers, metrics: self.metrics, admin: self.admin };
         let without_file = [
             ("--listen", !self.listen.is_empty()),
             ("--backend", !self.backend.is_empty()),
@@ -128,6 +128,15 @@ impl Run {
         };
         Ok(Command::Run(Box::new(checked)))
     }
+}
+
+/// Where the admin API is to be: on the command line, a path may begin where the shell is.
+fn admin(text: &str) -> Result<Admin, Problem> {
+    if text.is_empty() {
+        return Ok(Admin::Off);
+    }
+    let path = std::path::absolute(text).ok().and_then(|path| path.into_os_string().into_string().ok());
+    value::admin(path.as_deref().unwrap_or(text))
 }
 
 fn usage(kind: ErrorKind, sentence: String) -> Exit {

@@ -20,7 +20,7 @@ pub fn run(listen: Bind, workers: Option<Workers>) -> Result<(), Exit> {
         listen: vec![listen],
         backends: backends.into_iter().map(backend).collect(),
         policy: None,
-        overrides: Overrides { workers, metrics: None },
+        overrides: Overrides { workers, ..Overrides::default() },
     };
     let checked = Config::from_flags(&flags).map_err(Exit::Faults)?;
     log::start(&checked)?;

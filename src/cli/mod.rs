@@ -2,6 +2,7 @@
 //!
 //! There is no behaviour here. Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
 
+mod admin;
 mod args;
 mod check;
 mod demo;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use crate::config::{Bind, Checked, Workers};
 use crate::server;
 
+pub use admin::{BackendArgs, StatusArgs};
 pub use output::Exit;
 
 /// What the person wants, with everything that could be checked without doing it.
@@ -27,6 +29,10 @@ pub enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// `ringlb status`: what a running one does.
+    Status(StatusArgs),
+    /// `ringlb backend`: the backends of a running one.
+    Backend(BackendArgs),
     /// `ringlb demo`: three small backends and a balancer before them.
     Demo {
         /// Where the balancer listens.
@@ -59,6 +65,8 @@ fn execute(command: Command) -> Result<(), Exit> {
             log::start(&checked)?;
             server::run(&checked.config, |_| {}).map_err(failed)
         }
+        Command::Status(args) => args.run(),
+        Command::Backend(args) => args.run(),
         Command::Demo { listen, workers } => demo::run(listen, workers),
     }
 }

@@ -53,6 +53,22 @@ impl Backend {
         }
     }
 
+    /// Where it listens, as it is written.
+    pub fn target(&self) -> Target {
+        match self {
+            Backend::Fixed(settings) => Target::Address(settings.address.clone()),
+            Backend::Named(named) => Target::Host(named.host.clone()),
+        }
+    }
+
+    /// What it is told to be; for a host, what each of its backends is. Only [`target`](Backend::target) tells its address.
+    pub fn settings(&self) -> &BackendSettings {
+        match self {
+            Backend::Fixed(settings) => settings,
+            Backend::Named(named) => &named.template,
+        }
+    }
+
     /// Its name; for a host, what the names of its backends begin with.
     pub fn name(&self) -> &str {
         match self {

@@ -18,7 +18,9 @@ use crate::config::keys::{self, Absent, Place};
 use crate::config::networks::{Network, Networks};
 use crate::config::notation::quoted;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{AcceptRate, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value};
+use crate::config::{
+    AcceptRate, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
+};
 use crate::limits::{
     ACCEPT_BURST_MAX, ACCEPT_RATE_MAX, BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX,
     CONNECT_ATTEMPTS_MAX, CONNECTIONS_MAX, DEAD_PEER_TIMEOUT_MIN, FAILS_MAX, NETWORKS_MAX, RESOLVE_INTERVAL_MIN,
@@ -39,6 +41,7 @@ pub fn check(root: &Section<'_>, overrides: &Overrides, faults: &mut Vec<Fault>)
         general: general?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         pools: pools.into_iter().collect::<Option<_>>()?,
+        origin: None,
     })
 }
 
@@ -66,6 +69,8 @@ fn general(
         None => metrics,
     };
     let resolvers = reader.optional("resolvers", value::resolvers);
+    let admin = reader.optional("admin", |value| value::admin(value::text(value)?));
+    let admin_mode = reader.text("admin_mode", value::mode);
     let backend_series_max = reader.read("backend_series_max", |value| value::number(value, 0..=BACKEND_SERIES_MAX));
     relations.metrics.clone_from(&metrics);
     Some(General {
@@ -77,6 +82,8 @@ fn general(
         log_format: log_format?,
         metrics: metrics.map(|metrics| metrics.value),
         resolvers: resolvers?.unwrap_or_default(),
+        admin: overrides.admin.clone().or(admin?).unwrap_or(Admin::Usual),
+        admin_mode: admin_mode?,
         backend_series_max: backend_series_max?,
     })
 }
@@ -181,6 +188,8 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         send_proxy_protocol: send_proxy_protocol?,
         health,
         resolve_interval: resolve_interval?,
+        max_fails: fails?.max_fails,
+        fail_timeout: fails?.fail_timeout,
         backends: backends.into_iter().collect::<Option<_>>()?,
     })
 }

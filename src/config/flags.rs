@@ -5,7 +5,7 @@ use crate::config::backend::{Backend, Target};
 use crate::config::fault::{At, Fault, Problem};
 use crate::config::notation::{self, quoted};
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
-use crate::config::{Bind, Config, Workers, check, file, value};
+use crate::config::{Admin, Bind, Config, Workers, check, file, value};
 use crate::limits::WEIGHT_MAX;
 
 /// The least that a file must say. The command line changes what it says; everything else has a file's defaults.
@@ -27,6 +27,8 @@ pub struct Overrides {
     pub workers: Option<Workers>,
     /// `--metrics`
     pub metrics: Option<Bind>,
+    /// `--admin`
+    pub admin: Option<Admin>,
 }
 
 /// What the command line says where there is no file.
@@ -38,7 +40,7 @@ pub struct Flags {
     pub backends: Vec<FlagBackend>,
     /// `--policy`
     pub policy: Option<Policy>,
-    /// `--workers` and `--metrics`
+    /// `--workers`, `--metrics` and `--admin`
     pub overrides: Overrides,
 }
 

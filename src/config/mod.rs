@@ -29,7 +29,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::address::Address;
-use crate::balance::settings::PoolSettings;
+use crate::balance::settings::{BackendSettings, PoolSettings};
 use crate::limits::CONFIG_BYTES_MAX;
 use crate::wire::proxy::Version;
 
@@ -50,6 +50,17 @@ pub struct Config {
     general: General,
     listeners: Vec<Listener>,
     pools: Vec<Pool>,
+    /// The file that it was read from, with what the command line said beside it.
+    origin: Option<Origin>,
+}
+
+/// What a configuration was read from, so that it can be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, from the root of the file system.
+    pub file: PathBuf,
+    /// What counts for more than it.
+    pub overrides: Overrides,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +74,19 @@ struct General {
     metrics: Option<Bind>,
     resolvers: Vec<SocketAddr>,
     backend_series_max: u32,
+    admin: Admin,
+    admin_mode: u32,
+}
+
+/// Where the socket of the admin API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// At the first of the usual places where it can be made; where there is none, it is not served.
+    Usual,
+    /// Nowhere.
+    Off,
+    /// Here, or the process does not start.
+    At(PathBuf),
 }
 
 /// A configuration that can be used, and what is odd about it.
@@ -109,7 +133,12 @@ impl Config {
         let name = path.display().to_string();
         let bytes = read_bounded(path)?;
         match String::from_utf8(bytes) {
-            Ok(text) => Config::parse(&name, &text, overrides).map_err(Error::Faults),
+            Ok(text) => {
+                let mut checked = Config::parse(&name, &text, overrides).map_err(Error::Faults)?;
+                let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                checked.config.origin = Some(Origin { file, overrides: overrides.clone() });
+                Ok(checked)
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let problem = Problem::new(
@@ -188,6 +217,21 @@ impl Config {
         &self.general.resolvers
     }
 
+    /// Where the socket of the admin API is.
+    pub const fn admin(&self) -> &Admin {
+        &self.general.admin
+    }
+
+    /// The permissions of that socket.
+    pub const fn admin_mode(&self) -> u32 {
+        self.general.admin_mode
+    }
+
+    /// The file that it was read from; `None`: it was made of the command line alone.
+    pub const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
     /// The listeners, at least one, in the order of the file; their names differ.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
@@ -259,8 +303,23 @@ pub struct Pool {
     pub health: Option<Health>,
     /// Time between two look-ups of a host name.
     pub resolve_interval: Duration,
+    /// `max_fails` of the backends that do not say theirs.
+    pub max_fails: u32,
+    /// `fail_timeout` of the backends that do not say theirs.
+    pub fail_timeout: Duration,
     /// Its backends, in the order of the file; their names differ. There may be none.
     pub backends: Vec<Backend>,
+}
+
+impl Pool {
+    /// What a backend is told where nothing is said of it but its name and address.
+    pub fn defaults(&self, name: &str, address: Address) -> BackendSettings {
+        BackendSettings {
+            max_fails: self.max_fails,
+            fail_timeout: self.fail_timeout,
+            ..BackendSettings::new(name, address)
+        }
+    }
 }
 
 /// Where to listen.

@@ -223,12 +223,12 @@ fn all_addresses_are_one_socket_of_each_family() {
 
 #[test]
 fn options_count_for_more_than_the_file() {
-    let overrides = Overrides { workers: workers(2), metrics: Some(bind("127.0.0.1:9")) };
+    let overrides = Overrides { workers: workers(2), metrics: Some(bind("127.0.0.1:9")), admin: None };
     let text = format!("workers = 8\nmetrics = \"127.0.0.1:8\"\n{WEB}");
     let config = Config::parse("web.toml", &text, &overrides).unwrap().config;
     assert_eq!((Some(config.workers()), config.metrics()), (workers(2), Some(&bind("127.0.0.1:9"))));
 
-    let overrides = Overrides { workers: None, metrics: Some(bind("0.0.0.0:80")) };
+    let overrides = Overrides { metrics: Some(bind("0.0.0.0:80")), ..Overrides::default() };
     let faults = Config::parse("web.toml", WEB, &overrides).unwrap_err().to_string();
     assert!(faults.starts_with("error: --metrics: the address \"0.0.0.0:80\" is taken already\n"), "{faults}");
 }
@@ -239,7 +239,7 @@ fn options_alone_make_one_listener_and_one_pool() {
         listen: vec![bind(":80"), bind("unix:/run/a.sock")],
         backends: vec![FlagBackend::parse("127.0.0.1:3000,weight=5").unwrap(), FlagBackend::parse("unix:/b").unwrap()],
         policy: Some(Policy::RoundRobin),
-        overrides: Overrides { workers: workers(1), metrics: Some(bind(":9090")) },
+        overrides: Overrides { workers: workers(1), metrics: Some(bind(":9090")), admin: None },
     };
     let config = Config::from_flags(&flags).unwrap().config;
     let file = valid(
@@ -343,7 +343,10 @@ fn a_file_that_cannot_be_read_says_why_and_what_to_do() {
     assert!(error.contains("is larger than 16777216 bytes"), "{error}");
 
     std::fs::write(&file, format!("\u{feff}{WEB}")).unwrap();
-    assert_eq!(load(&file).unwrap().config, valid(WEB));
+    let read = load(&file).unwrap().config;
+    assert_eq!(read.pools(), valid(WEB).pools());
+    let origin = Origin { file, overrides: Overrides::default() };
+    assert_eq!(read.origin(), Some(&origin), "it can be read again");
 }
 
 #[test]

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use toml::de::{DeInteger, DeValue};
 
+use crate::address::Address;
 use crate::balance::settings::{Percent, Policy, Share, Weight};
+use crate::config::backend::Target;
 use crate::config::fault::Problem;
 use crate::config::notation::{self, quoted};
-use crate::config::{LogFilter, LogFormat, Workers};
+use crate::config::{Admin, LogFilter, LogFormat, Workers};
 use crate::limits::{
     BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
     RESOLVERS_MAX, WEIGHT_MAX, WORKERS_MAX,
@@ -229,6 +231,44 @@ pub fn proxy_protocol(text: &str) -> Result<Option<Version>, Problem> {
             "write one of \"off\", \"v1\", \"v2\"",
         )),
     }
+}
+
+/// Where the socket of the admin API is to be; "": nowhere.
+///
+/// # Errors
+/// Not a whole path, or too long for a socket.
+pub fn admin(text: &str) -> Result<Admin, Problem> {
+    if text.is_empty() {
+        return Ok(Admin::Off);
+    }
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    if !path.starts_with('/') {
+        return Err(Problem::new(
+            format!("{} is not a whole path", quoted(text)),
+            "it does not begin with `/`, and the directory that a service is started in says nothing",
+            "write it as in \"/run/ringlb/admin.sock\", or \"\" for no admin API",
+        ));
+    }
+    match notation::target(&format!("unix:{path}"))? {
+        Target::Address(Address::Unix(path)) => Ok(Admin::At(path)),
+        _ => unreachable!("what begins with `unix:` is a unix address"),
+    }
+}
+
+/// The permissions of a file, in octal.
+///
+/// # Errors
+/// Not three digits from 0 to 7, with a 0 before them or without.
+pub fn mode(text: &str) -> Result<u32, Problem> {
+    let digits = if text.len() == 4 { text.strip_prefix('0') } else { Some(text) };
+    let mode = digits.filter(|digits| digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+    mode.and_then(|digits| u32::from_str_radix(digits, 8).ok()).ok_or_else(|| {
+        Problem::new(
+            format!("{} is no permissions of a file", quoted(text)),
+            "three octal digits say what the owner, the group and the others may do",
+            "write it as in \"0600\", or \"0660\" for a group that may connect too",
+        )
+    })
 }
 
 /// The weight of a backend.

@@ -1,15 +1,19 @@
 //! The control thread: signals, the metrics address, active checks and host names. Workers never wait for it, and it never
 //! waits for them.
 
+pub mod admin;
 mod due;
 pub mod metrics;
 pub mod names;
+pub mod overlay;
 pub mod probes;
 pub mod roster;
+pub mod wire;
 
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
+use std::os::unix::net::UnixListener as UnixStdListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +25,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TEXT_FORMAT;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -31,6 +35,7 @@ use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
 
+use admin::{Admin, Facts};
 use metrics::Metrics;
 use names::Namer;
 use probes::Prober;
@@ -52,6 +57,8 @@ pub enum Notice {
 pub struct Setup {
     /// A bound and listening socket for the metrics address.
     pub metrics: Option<Arc<StdListener>>,
+    /// Where the admin API is served, and what it tells of the process.
+    pub admin: Option<(Arc<UnixStdListener>, Facts)>,
     /// What `GET /metrics` answers.
     pub numbers: Metrics,
     /// What `GET /ready` answers.
@@ -114,7 +121,8 @@ impl Readiness {
         self.0.store(ready, Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    /// What it answers now: whether it is 200.
+    pub fn is_ready(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
@@ -134,9 +142,11 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
         TcpListener::from_std(listener)
     };
     let metrics = setup.metrics.as_ref().map(listen).transpose()?;
+    let listen = |listener: &UnixStdListener| UnixListener::from_std(listener.try_clone()?);
+    let admin = setup.admin.as_ref().map(|(listener, _)| listen(listener)).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
-        let work = AssertUnwindSafe(|| runtime.block_on(work(setup, metrics, signals, notify.clone())));
+        let work = AssertUnwindSafe(|| runtime.block_on(work(setup, (metrics, admin), signals, notify.clone())));
         let why = catch_unwind(work).unwrap_or_else(|_| "it panicked; the log says where".into());
         runtime.shutdown_background();
         notify(Notice::Failed(why));
@@ -147,21 +157,27 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
 /// Does everything, until something of it ends. Gives the reason.
 async fn work(
     setup: Setup,
-    metrics: Option<TcpListener>,
+    (metrics, admin): (Option<TcpListener>, Option<UnixListener>),
     signals: Signals,
     notify: impl Fn(Notice) + Clone + Send + 'static,
 ) -> String {
-    let Setup { numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } = setup;
+    let Setup { admin: facts, numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } = setup;
     #[cfg(debug_assertions)]
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
     let mut tasks = JoinSet::new();
+    if let Some((listener, (_, facts))) = admin.zip(facts) {
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+        tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
+        tasks.spawn(admin::expire_leases(rosters.clone()));
+    }
     if let Some(listener) = metrics {
         tasks.spawn(http::serve(listener, router(readiness, numbers.clone())));
     }
     let on_known = notify.clone();
     tasks.spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+    tasks.spawn(numbers.clone().keep_minutes());
     tasks.spawn(collect(rosters, workers, numbers));
     tasks.spawn(signals.deliver(notify));
     tasks.spawn(pulse.answer());

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::address::Address;
 use crate::balance::settings::BackendSettings;
-use crate::balance::{Changes, Pool, SetError};
+use crate::balance::{BackendSet, Changes, Pool, SetError};
 use crate::config;
-use crate::config::backend::{Backend, Host};
+use crate::config::backend::Host;
 use crate::config::health::Health;
 use crate::time::Time;
 use crate::wire::proxy::Version;
+
+use super::overlay::{EditError, Overlay};
 
 /// The rosters of all pools, in the order of the configuration.
 #[derive(Debug)]
@@ -33,11 +36,50 @@ pub struct Roster {
     changes: watch::Sender<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Told {
+    /// Without its backends, which are the overlay's.
     config: config::Pool,
-    /// Of each host, by its backend's name: its backends now. One that stays keeps what it was told since it came.
-    hosts: HashMap<String, Vec<BackendSettings>>,
+    overlay: Overlay,
+    /// Counts the changes, from 1. Unlike the set's own number it stays where a check finds a backend up or down.
+    revision: u64,
+}
+
+/// A moment of a roster: what belongs together.
+#[derive(Debug)]
+pub struct Moment {
+    /// Counts the changes of what the pool is told, from 1.
+    pub revision: u64,
+    /// The set.
+    pub set: Arc<BackendSet>,
+    /// What the file says of its backends, and what was made of them.
+    pub overlay: Overlay,
+}
+
+/// Why a pool stays as it was told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The edit is not possible.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// What follows would not be a set.
+    #[error(transparent)]
+    Set(#[from] SetError),
+    /// It was meant for another revision.
+    #[error("the set is at revision {revision} by now")]
+    Outdated {
+        /// The one that it has.
+        revision: u64,
+    },
+}
+
+/// What an edit has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// By backends' names.
+    pub changes: Changes,
+    /// The revision that follows it.
+    pub revision: u64,
 }
 
 /// A host name among the backends of a pool.
@@ -70,6 +112,11 @@ impl Rosters {
         self.all.iter().find(|roster| roster.pool.name() == pool)
     }
 
+    /// Counts the changes of any of them.
+    pub fn revision(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
     /// Hears of every change of what a pool is told to be. What becomes of backends by themselves is not one.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -78,8 +125,8 @@ impl Rosters {
 
 impl Roster {
     fn new(config: config::Pool, changes: watch::Sender<u64>, now: Time) -> Result<Roster, SetError> {
-        let told = Told { config, hosts: HashMap::new() };
-        let pool = Pool::new(told.config.settings.clone(), told.backends(), now)?;
+        let told = Told::new(config);
+        let pool = Pool::new(told.config.settings.clone(), told.overlay.backends(), now)?;
         Ok(Roster { pool, told: Mutex::new(told), changes })
     }
 
@@ -108,28 +155,37 @@ impl Roster {
         self.told().config.resolve_interval
     }
 
-    /// Its host names, in the order of the configuration.
+    /// Its host names, in order.
     pub fn hosts(&self) -> Vec<Named> {
-        self.told().hosts_named().map(|(name, host)| Named { name: name.to_owned(), host: host.clone() }).collect()
+        let told = self.told();
+        told.overlay.hosts().map(|(name, host)| Named { name: name.to_owned(), host: host.clone() }).collect()
     }
 
     /// Of its backends that come from a host name: their names, and that host as it is written.
     pub fn hosts_of_backends(&self) -> HashMap<String, String> {
         let told = self.told();
-        let mut hosts = HashMap::new();
-        for (name, host) in told.hosts_named() {
-            for backend in told.hosts.get(name).into_iter().flatten() {
-                hosts.insert(backend.name.clone(), host.to_string());
-            }
-        }
-        hosts
+        told.overlay.hosts_of_backends().map(|(name, host)| (name.to_owned(), host.to_string())).collect()
     }
 
     /// The addresses of the host of `backend` now; empty where it is unknown.
     pub fn addresses(&self, backend: &str) -> Vec<IpAddr> {
+        self.told().overlay.addresses(backend)
+    }
+
+    /// What a backend of it is told where nothing is said but its name and address.
+    pub fn defaults(&self, name: &str, address: Address) -> BackendSettings {
+        self.told().config.defaults(name, address)
+    }
+
+    /// What it is told, and the set that follows from it.
+    pub fn moment(&self) -> Moment {
         let told = self.told();
-        let backends = told.hosts.get(backend).into_iter().flatten();
-        backends.filter_map(|backend| backend.address.inet()).map(|address| address.ip()).collect()
+        Moment { revision: told.revision, set: self.pool.snapshot(), overlay: told.overlay.clone() }
+    }
+
+    /// Counts the changes of what the pool is told, from 1.
+    pub fn revision(&self) -> u64 {
+        self.told().revision
     }
 
     /// Makes `addresses` those of a host, in their order. Nothing is published where they are what they were, or where
@@ -137,79 +193,83 @@ impl Roster {
     ///
     /// # Errors
     /// Where the set that follows is not a possible one; then nothing has changed.
-    pub fn resolved(&self, named: &Named, addresses: &[IpAddr], now: Time) -> Result<Changes, SetError> {
-        self.change(now, |told| {
-            let Some(backend) = told.config.backends.iter().find_map(|backend| match backend {
-                Backend::Named(one) if one.name() == named.name && *one.host() == named.host => Some(one),
-                _ => None,
-            }) else {
-                return;
-            };
-            let before = told.hosts.remove(&named.name).unwrap_or_default();
-            let kept = |at: BackendSettings| before.iter().find(|one| one.address == at.address).cloned().unwrap_or(at);
-            let backends = addresses.iter().map(|ip| kept(backend.at(*ip))).collect();
-            told.hosts.insert(named.name.clone(), backends);
-        })
+    pub fn resolved(&self, named: &Named, addresses: &[IpAddr], now: Time) -> Result<Changes, Refusal> {
+        let resolve = |overlay: &mut Overlay| {
+            overlay.resolve(&named.name, &named.host, addresses);
+            Ok(())
+        };
+        self.edit(None, now, resolve).map(|edited| edited.changes)
     }
 
-    /// Changes what one backend of the set is told to be; its name and address stay. Nothing happens where there is none
-    /// of that name.
+    /// Changes what one backend of the set is told to be; its name and address stay.
     ///
     /// # Errors
-    /// As [`Roster::resolved`].
-    pub fn tell(
-        &self,
-        backend: &str,
-        change: impl FnOnce(&mut BackendSettings),
-        now: Time,
-    ) -> Result<Changes, SetError> {
-        self.change(now, |told| {
-            let fixed = told.config.backends.iter_mut().filter_map(|backend| match backend {
-                Backend::Fixed(settings) => Some(settings),
-                Backend::Named(_) => None,
-            });
-            let hosts = told.hosts.values_mut().flatten();
-            if let Some(settings) = fixed.chain(hosts).find(|settings| settings.name == backend) {
-                let (name, address) = (settings.name.clone(), settings.address.clone());
+    /// As [`Roster::edit`].
+    pub fn tell(&self, backend: &str, change: impl Fn(&mut BackendSettings), now: Time) -> Result<Changes, Refusal> {
+        let tell = |overlay: &mut Overlay| {
+            overlay.tell(backend, |settings| {
+                let address = settings.address.clone();
                 change(settings);
-                (settings.name, settings.address) = (name, address);
-            }
-        })
+                settings.address = address;
+            })
+        };
+        self.edit(None, now, tell).map(|edited| edited.changes)
+    }
+
+    /// Edits the list of backends, all at once, and publishes the set that follows; `revisions`: only at one of these.
+    /// Edits come one after the other, whoever makes them.
+    ///
+    /// # Errors
+    /// Where the edit or the set that follows is not possible, or it is at another revision; then nothing has changed.
+    pub fn edit(
+        &self,
+        revisions: Option<&[u64]>,
+        now: Time,
+        edit: impl FnOnce(&mut Overlay) -> Result<(), EditError>,
+    ) -> Result<Edited, Refusal> {
+        let edit = |told: &mut Told| edit(&mut told.overlay);
+        self.change(revisions, now, edit)
     }
 
     /// Makes `config` what the pool is told, all at once. A host that stays keeps its addresses, each told anew; one that
     /// is new has none until it is looked up. The pool keeps its name.
     ///
     /// # Errors
-    /// As [`Roster::resolved`].
-    pub fn replace(&self, config: config::Pool, now: Time) -> Result<Changes, SetError> {
-        self.change(now, |told| {
-            let before = std::mem::replace(told, Told { config, hosts: HashMap::new() });
-            for backend in &told.config.backends {
-                let Backend::Named(named) = backend else { continue };
-                let is_same = |(name, host): (&str, &Host)| name == named.name() && host == named.host();
-                if before.hosts_named().any(is_same) {
-                    let addresses = before.hosts.get(named.name()).into_iter().flatten();
-                    let ips = addresses.filter_map(|backend| backend.address.inet()).map(|address| address.ip());
-                    told.hosts.insert(named.name().to_owned(), ips.map(|ip| named.at(ip)).collect());
-                }
-            }
-        })
+    /// As [`Roster::edit`].
+    pub fn replace(&self, config: config::Pool, now: Time) -> Result<Changes, Refusal> {
+        let replace = |told: &mut Told| {
+            let file = told.take(config);
+            told.overlay.replace(file);
+            Ok(())
+        };
+        self.change(None, now, replace).map(|edited| edited.changes)
     }
 
     /// Changes what is told, and publishes it; takes it back where it is not possible.
-    fn change(&self, now: Time, change: impl FnOnce(&mut Told)) -> Result<Changes, SetError> {
+    fn change(
+        &self,
+        revisions: Option<&[u64]>,
+        now: Time,
+        change: impl FnOnce(&mut Told) -> Result<(), EditError>,
+    ) -> Result<Edited, Refusal> {
         let mut told = self.told();
-        let mut next = Told { config: told.config.clone(), hosts: told.hosts.clone() };
-        change(&mut next);
-        if next.config == told.config && next.hosts == told.hosts {
-            return Ok(Changes::default());
+        let revision = told.revision;
+        if revisions.is_some_and(|wanted| !wanted.contains(&revision)) {
+            return Err(Refusal::Outdated { revision });
         }
-        let changes = self.pool.replace(next.config.settings.clone(), next.backends(), now)?;
+        let mut next = told.clone();
+        change(&mut next)?;
+        if next.config == told.config && next.overlay == told.overlay {
+            let kept = self.pool.snapshot().backends().iter().map(|backend| backend.name().to_owned()).collect();
+            return Ok(Edited { changes: Changes { kept, ..Changes::default() }, revision });
+        }
+        let changes = self.pool.replace(next.config.settings.clone(), next.overlay.backends(), now)?;
+        next.revision += 1;
+        let revision = next.revision;
         *told = next;
         drop(told);
         self.changes.send_modify(|count| *count += 1);
-        Ok(changes)
+        Ok(Edited { changes, revision })
     }
 
     /// What is behind the lock is changed in one step, so a poisoned lock is as good as new.
@@ -219,22 +279,16 @@ impl Roster {
 }
 
 impl Told {
-    fn backends(&self) -> Vec<BackendSettings> {
-        let mut backends = Vec::new();
-        for backend in &self.config.backends {
-            match backend {
-                Backend::Fixed(settings) => backends.push(settings.clone()),
-                Backend::Named(named) => backends.extend(self.hosts.get(named.name()).into_iter().flatten().cloned()),
-            }
-        }
-        backends
+    fn new(mut config: config::Pool) -> Told {
+        let overlay = Overlay::new(std::mem::take(&mut config.backends));
+        Told { config, overlay, revision: 1 }
     }
 
-    fn hosts_named(&self) -> impl Iterator<Item = (&str, &Host)> {
-        self.config.backends.iter().filter_map(|backend| match backend {
-            Backend::Fixed(_) => None,
-            Backend::Named(named) => Some((named.name(), named.host())),
-        })
+    /// Takes over all but the backends, and gives those.
+    fn take(&mut self, mut config: config::Pool) -> Vec<config::backend::Backend> {
+        let backends = std::mem::take(&mut config.backends);
+        self.config = config;
+        backends
     }
 }
 
@@ -304,7 +358,8 @@ mod tests {
         roster.resolved(app, &[], Time::ZERO).unwrap();
         roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
         assert_eq!(told(1).state, State::Ready, "it left and came as a new one");
-        assert_eq!(roster.tell("none", |_| unreachable!("there is none"), Time::ZERO), Ok(Changes::default()));
+        let unknown = roster.tell("none", |_| unreachable!("there is none"), Time::ZERO).unwrap_err();
+        assert_eq!(unknown, Refusal::Edit(EditError::Unknown("none".into())));
     }
 
     #[test]

@@ -205,7 +205,7 @@ mod tests {
             listener.pause(pause);
         }
         assert!(listener.is_paused());
-        assert_eq!(Pause::ALL.map(|pause| listener.pauses(pause)), [2, 1]);
+        assert_eq!(Pause::ALL.map(|pause| listener.pauses(pause)), [2, 1, 0]);
     }
 
     #[test]

@@ -127,17 +127,20 @@ pub enum Pause {
     Limit,
     /// The process or the system is out of descriptors or memory.
     Resources,
+    /// The `accept_rate` is reached.
+    Rate,
 }
 
 impl Pause {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Pause; 2] = [Pause::Limit, Pause::Resources];
+    pub const ALL: [Pause; 3] = [Pause::Limit, Pause::Resources, Pause::Rate];
 
     /// What it is called in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Pause::Limit => "limit",
             Pause::Resources => "resources",
+            Pause::Rate => "rate",
         }
     }
 }

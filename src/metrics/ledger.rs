@@ -11,6 +11,7 @@ use crate::relay::CloseReason;
 
 use super::OTHER;
 use super::cells::{BackendCells, ListenerCells, RingCells};
+use super::history::{History, Percentiles, Window};
 use super::labels::{ConnectFailure, Pause, Refusal};
 use super::recorder::Announced;
 
@@ -53,6 +54,8 @@ struct BackendBook {
     shown: Option<Shown>,
     /// As the pool said last.
     ejections: u64,
+    connect: History,
+    first_byte: History,
 }
 
 /// Where a backend's numbers are shown.
@@ -131,6 +134,39 @@ pub struct BackendView {
     pub active: u64,
     /// What was counted.
     pub totals: BackendTotals,
+}
+
+/// A pool's numbers for those who ask for it, rather than for all.
+#[derive(Clone, Debug, Default)]
+pub struct PoolNumbers {
+    /// Clients whom none of its backends could serve.
+    pub no_backend: u64,
+    /// Those of the backends together.
+    pub latencies: Latencies,
+    /// The backends of its set, in their order, then the removed ones that still have sessions.
+    pub backends: Vec<BackendNumbers>,
+}
+
+/// A backend's numbers for those who ask for it.
+#[derive(Clone, Debug)]
+pub struct BackendNumbers {
+    /// Which.
+    pub id: BackendId,
+    /// Its name.
+    pub name: String,
+    /// What was counted since it came, without the durations.
+    pub totals: BackendTotals,
+    /// How long it took.
+    pub latencies: Latencies,
+}
+
+/// Percentiles of what a client waits for.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// From the beginning of a connect to its success.
+    pub connect: Percentiles,
+    /// From a connect's success to the backend's first byte.
+    pub first_byte: Percentiles,
 }
 
 /// Durations in the buckets of an operator.
@@ -220,10 +256,34 @@ impl Ledger {
         PoolView { standings, no_backend: self.no_backend(pool.name()) }
     }
 
-    /// The numbers of one backend, however they are shown in metrics.
-    pub fn backend(&self, pool: &str, backend: &Backend) -> BackendTotals {
-        let book = self.pools.get(pool).and_then(|book| book.backends.get(&backend.id()));
-        book.map(|book| book.totals(backend)).unwrap_or_default()
+    /// A pool's numbers, with the latencies of a window; after an [`update`](Ledger::update).
+    pub fn numbers(&self, pool: &Pool, window: Window) -> PoolNumbers {
+        let (set, leaving) = living(pool);
+        let mut numbers = PoolNumbers { no_backend: self.no_backend(pool.name()), ..PoolNumbers::default() };
+        let (mut connects, mut first_bytes) = (Counts::new(), Counts::new());
+        let Some(book) = self.pools.get(pool.name()) else { return numbers };
+        for backend in set.backends().iter().chain(&leaving) {
+            let Some(book) = book.backends.get(&backend.id()) else { continue };
+            let mut totals = book.totals(backend);
+            let connect = book.connect.within(window, &std::mem::take(&mut totals.connect));
+            let first_byte = book.first_byte.within(window, &std::mem::take(&mut totals.first_byte));
+            let latencies = Latencies { connect: (&connect).into(), first_byte: (&first_byte).into() };
+            connects.add(&connect);
+            first_bytes.add(&first_byte);
+            let (id, name) = (backend.id(), backend.name().to_owned());
+            numbers.backends.push(BackendNumbers { id, name, totals, latencies });
+        }
+        numbers.latencies = Latencies { connect: (&connects).into(), first_byte: (&first_bytes).into() };
+        numbers
+    }
+
+    /// A minute is over. Call it once a minute, after an [`update`](Ledger::update).
+    pub fn turn(&mut self) {
+        for backend in self.pools.values_mut().flat_map(|pool| pool.backends.values_mut()) {
+            let BackendTotals { connect, first_byte, .. } = backend.sum();
+            backend.connect.turn(&connect);
+            backend.first_byte.turn(&first_byte);
+        }
     }
 
     fn take(&mut self, announced: Announced) {
@@ -317,6 +377,8 @@ impl BackendBook {
 
 impl BackendTotals {
     fn add_cells(&mut self, cells: &BackendCells) {
+        #[cfg(test)]
+        tests::READ.with(|read| read.set(read.get() + 1));
         self.attempts += cells.attempts.get();
         self.connected += cells.connected.get();
         for (sum, failure) in self.failures.iter_mut().zip(ConnectFailure::ALL) {
@@ -378,5 +440,203 @@ impl<const N: usize> Buckets<N> {
     pub fn new(counts: &Counts, bounds: &[f64; N]) -> Buckets<N> {
         let cumulative = counts.cumulative(bounds);
         Buckets { cumulative, total: counts.total(), sum_seconds: counts.sum_seconds() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::address::Address;
+    use crate::balance::settings::{BackendSettings, PoolSettings};
+    use crate::metrics::Recorder;
+    use crate::time::Time;
+
+    thread_local! {
+        /// How many blocks of backends were read by this thread.
+        pub(super) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// A pool, two workers that serve it, and the ledger.
+    struct Scene {
+        pool: Arc<Pool>,
+        workers: [Recorder; 2],
+        ledger: Ledger,
+    }
+
+    impl Scene {
+        fn new(names: &[&str], series_max: usize) -> Scene {
+            let pool = Pool::new(PoolSettings::new("web"), backends(names), Time::ZERO).expect("a possible set");
+            let (ledger, announcements) = Ledger::new(series_max);
+            let workers = [(); 2].map(|()| {
+                let mut worker = Recorder::new(announcements.clone());
+                worker.listener("front", "web");
+                worker
+            });
+            Scene { pool, workers, ledger }
+        }
+
+        fn replace(&mut self, names: &[&str]) {
+            self.pool.replace(PoolSettings::default(), backends(names), Time::ZERO).expect("a possible set");
+            let set = self.pool.snapshot();
+            self.workers.iter_mut().for_each(|worker| worker.retain(0, &set));
+        }
+
+        /// What the control thread does every now and then.
+        fn collect(&mut self) -> Vec<String> {
+            self.update();
+            self.pool.collect()
+        }
+
+        fn update(&mut self) {
+            self.ledger.update(std::slice::from_ref(&self.pool));
+        }
+
+        fn find(&self, name: &str) -> Arc<Backend> {
+            let set = self.pool.snapshot();
+            set.backends().iter().find(|backend| backend.name() == name).expect("it is in the set").clone()
+        }
+
+        /// A session of a worker: one connect, so many bytes to the backend.
+        fn session(&mut self, worker: usize, name: &str, bytes: u64) -> Arc<BackendCells> {
+            let id = self.find(name).id();
+            let cells = self.workers[worker].backend(0, id);
+            cells.attempts.add(1);
+            cells.connected.add(1);
+            cells.sent.add(bytes);
+            cells.connect.record(Duration::from_millis(bytes));
+            cells
+        }
+
+        /// What a scrape shows: names and bytes sent.
+        fn shown(&mut self) -> Vec<(String, u64)> {
+            self.update();
+            let mut shown = Vec::new();
+            self.ledger.pool(&self.pool, |view| shown.push((view.name, view.totals.sent)));
+            shown
+        }
+    }
+
+    fn backends(names: &[&str]) -> Vec<BackendSettings> {
+        let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 1)));
+        names.iter().map(|name| BackendSettings::new(*name, address.clone())).collect()
+    }
+
+    fn series(shown: &[(&str, u64)]) -> Vec<(String, u64)> {
+        shown.iter().map(|(name, sent)| ((*name).to_owned(), *sent)).collect()
+    }
+
+    #[test]
+    fn workers_add_up() {
+        let mut scene = Scene::new(&["a", "b"], 10);
+        for (worker, name, bytes) in [(0, "a", 1), (1, "a", 10), (0, "b", 100), (0, "a", 1000)] {
+            scene.session(worker, name, bytes);
+        }
+        assert_eq!(scene.shown(), series(&[("a", 1011), ("b", 100)]));
+    }
+
+    #[test]
+    fn a_removed_backend_is_shown_until_its_last_session_has_gone() {
+        let mut scene = Scene::new(&["a", "b"], 10);
+        let session = scene.session(0, "b", 5);
+        let place = scene.find("b");
+        scene.replace(&["a"]);
+        assert!(scene.collect().is_empty());
+        session.sent.add(2);
+        assert_eq!(scene.shown(), series(&[("a", 0), ("b", 7)]));
+        drop((session, place));
+        assert_eq!(scene.collect(), ["b"]);
+        assert_eq!(scene.shown(), series(&[("a", 0)]));
+    }
+
+    #[test]
+    fn a_name_that_comes_back_in_time_goes_on_counting_and_otherwise_begins_anew() {
+        let mut scene = Scene::new(&["a", "b"], 10);
+        let (session, place) = (scene.session(0, "b", 5), scene.find("b"));
+        scene.replace(&["a"]);
+        scene.replace(&["a", "b"]);
+        scene.session(0, "b", 10);
+        session.sent.add(100);
+        assert_eq!(scene.shown(), series(&[("a", 0), ("b", 115)]));
+        drop(session);
+        scene.replace(&["b", "a"]);
+        scene.update();
+        let book = &scene.ledger.pools["web"].backends[&place.id()];
+        assert_eq!(book.cells.len(), 1, "the block that nobody writes any more is freed");
+        assert_eq!(scene.shown(), series(&[("b", 115), ("a", 0)]));
+
+        drop(place);
+        scene.replace(&["a"]);
+        assert_eq!(scene.collect(), ["b"]);
+        scene.replace(&["a", "b"]);
+        assert_eq!(scene.shown(), series(&[("a", 0), ("b", 0)]));
+    }
+
+    #[test]
+    fn the_sum_of_the_others_never_goes_back() {
+        let mut scene = Scene::new(&["a", "b", "c", "d"], 2);
+        for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            scene.session(0, name, 10_u64.pow(number as u32));
+        }
+        assert_eq!(scene.shown(), series(&[("a", 1), ("b", 10), ("_other", 1100)]));
+        scene.replace(&["b", "d"]);
+        scene.collect();
+        scene.update();
+        scene.replace(&["b", "d", "e"]);
+        scene.session(1, "e", 10_000);
+        assert_eq!(scene.shown(), series(&[("b", 10), ("e", 10_000), ("_other", 1100)]), "`e` takes the place of `a`");
+        scene.replace(&["e"]);
+        scene.collect();
+        assert_eq!(scene.shown(), series(&[("e", 10_000), ("_other", 1100)]));
+    }
+
+    #[test]
+    fn a_backend_of_the_name_of_the_others_is_one_of_them() {
+        let mut scene = Scene::new(&["_other", "a"], 10);
+        scene.session(0, "_other", 3);
+        assert_eq!(scene.shown(), series(&[("a", 0), ("_other", 3)]));
+    }
+
+    #[test]
+    fn latencies_are_of_their_window_and_of_all_workers() {
+        let mut scene = Scene::new(&["a", "b"], 10);
+        scene.session(0, "a", 100);
+        scene.update();
+        scene.ledger.turn();
+        scene.ledger.turn();
+        scene.session(0, "a", 20);
+        scene.session(1, "a", 20);
+        scene.session(1, "b", 20);
+        scene.update();
+        let numbers = Window::ALL.map(|window| scene.ledger.numbers(&scene.pool, window));
+        let counts = numbers.each_ref().map(|one| one.backends[0].latencies.connect.count);
+        assert_eq!(counts, [2, 3, 3]);
+        assert_eq!(numbers.each_ref().map(|one| one.latencies.connect.count), [3, 4, 4]);
+        assert_eq!(numbers[0].backends[0].totals.sent, 140);
+        let longest = |number: usize| numbers[number].backends[0].latencies.connect.max.as_secs_f64();
+        assert!((longest(0) - 0.02).abs() < 0.0002 && (longest(1) - 0.1).abs() < 0.001);
+    }
+
+    /// Work, not time: a scrape reads each block once, and a look without news reads none.
+    #[test]
+    fn a_scrape_of_many_backends_reads_each_block_once() {
+        const BACKENDS: usize = 5000;
+        let names: Vec<String> = (0..BACKENDS).map(|number| format!("b{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut scene = Scene::new(&names, 1000);
+        let ids: Vec<BackendId> = scene.pool.snapshot().backends().iter().map(|backend| backend.id()).collect();
+        for worker in &mut scene.workers {
+            ids.iter().for_each(|id| worker.backend(0, *id).sent.add(1));
+        }
+        scene.update();
+        READ.set(0);
+        scene.update();
+        assert_eq!(READ.get(), 0);
+        let shown = scene.shown();
+        assert_eq!(READ.get(), 2 * BACKENDS);
+        assert_eq!(shown.len(), 1001);
+        assert_eq!(shown.iter().map(|(_, sent)| sent).sum::<u64>(), 2 * BACKENDS as u64);
     }
 }

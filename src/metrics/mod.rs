@@ -23,17 +23,23 @@
 //! # How much memory
 //! A block of a backend is 192 bytes, and its two histograms take some 4 kB each once there was a sample (at most 21 kB, if
 //! there were samples of every magnitude from microseconds to days): for each worker and each backend that it has served.
+//! The differences of the last five minutes take some 16 bytes for each bucket that is not empty, a few kB for a backend.
 //! `backend_series_max` limits what is shown, not what is counted; the API shows every backend.
 
 mod cells;
+mod history;
 mod labels;
 mod ledger;
 mod recorder;
 pub mod table;
 
 pub use cells::{BackendCells, Cell, ListenerCells, RingCells};
+pub use history::{Percentiles, Window};
 pub use labels::{ConnectFailure, Pause, Refusal};
-pub use ledger::{BackendTotals, BackendView, Buckets, Ledger, ListenerTotals, PoolView, RingTotals, Shown};
+pub use ledger::{
+    BackendNumbers, BackendTotals, BackendView, Buckets, Latencies, Ledger, ListenerTotals, PoolNumbers, PoolView,
+    RingTotals, Shown,
+};
 pub use recorder::{Announced, Recorder};
 
 /// The label of the series that sums up the backends without series of their own.

@@ -283,6 +283,8 @@ pub enum Kill {
     Shutdown,
     /// The session's backend has gone down by its active checks.
     BackendDown,
+    /// An operator has asked for it.
+    Operator,
 }
 
 /// Why a session ended; the first cause counts, and there is exactly one.
@@ -320,7 +322,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 36] = [
+    pub const LABELS: [&str; 37] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -337,6 +339,7 @@ impl CloseReason {
         "connect_failed",
         "connect_timeout",
         "backend_down",
+        "killed",
         "shutdown",
         "internal",
         "worker_failed",
@@ -389,6 +392,7 @@ impl CloseReason {
             CloseReason::WorkerFailed => "worker_failed",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
+            CloseReason::Killed(Kill::Operator) => "killed",
         }
     }
 

@@ -650,6 +650,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::ConnectFailed(Errno::ECONNREFUSED),
         CloseReason::ConnectTimeout,
         CloseReason::Killed(Kill::BackendDown),
+        CloseReason::Killed(Kill::Operator),
         CloseReason::Killed(Kill::Shutdown),
         CloseReason::Internal(Errno::EMFILE),
         CloseReason::WorkerFailed,
@@ -667,7 +668,7 @@ fn reasons() -> Vec<CloseReason> {
             CloseReason::Eof(_) | CloseReason::Failed(..) | CloseReason::DeadPeer(_) | CloseReason::IdleTimeout => {}
             CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
-            CloseReason::Killed(Kill::Shutdown | Kill::BackendDown) | CloseReason::Internal(_) => {}
+            CloseReason::Killed(Kill::Shutdown | Kill::BackendDown | Kill::Operator) | CloseReason::Internal(_) => {}
             CloseReason::WorkerFailed => {}
             CloseReason::Header(
                 HeaderFault::Untrusted | HeaderFault::Late | HeaderFault::Unfinished | HeaderFault::Wrong(_),

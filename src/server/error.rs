@@ -38,6 +38,9 @@ pub enum Error {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The admin API cannot be served where it must be.
+    #[error(transparent)]
+    Admin(#[from] crate::control::admin::socket::Error),
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
     Backends(#[from] crate::balance::SetError),

@@ -2,6 +2,7 @@
 //!
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
+mod admin;
 mod bind;
 mod capacity;
 mod error;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::config::{Config, Workers};
+use crate::control::admin::socket::AdminSocket;
 use crate::control::metrics::{Metrics, Sources};
 use crate::control::roster::Rosters;
 use crate::control::{self, Notice as Told, Pulse, Readiness};
@@ -68,6 +70,8 @@ struct Fleet<'c> {
     /// Of the workers by their numbers, then of the control thread; `None` once nothing is to be started again.
     restarts: Option<Restarts>,
     manager: Option<Manager>,
+    /// Its file goes with it.
+    _admin: Option<AdminSocket>,
 }
 
 /// What has become of waiting.
@@ -90,6 +94,7 @@ impl<'c> Fleet<'c> {
         let listeners = bind_all(config.listeners(), count, &mut handed)?;
         let metrics = bind_metrics(config.metrics(), &mut handed)?.map(Arc::new);
         refuse_rest(handed);
+        let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
         let descriptors = descriptors_max();
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
@@ -107,6 +112,7 @@ impl<'c> Fleet<'c> {
         let plan = Plan { config, rosters: Arc::clone(&rosters), process, announcements, desks, cpus, shared };
         let control = control::Setup {
             metrics,
+            admin: admin.as_ref().map(|admin| admin::serve(admin, &plan, &listeners)).transpose()?,
             numbers: Metrics::new(sources, rosters.clone()).map_err(|error| Error::Numbers(error.to_string()))?,
             readiness: Readiness::default(),
             rosters,
@@ -119,8 +125,8 @@ impl<'c> Fleet<'c> {
         };
         let (sender, notices) = channel();
         let restarts = Some(Restarts::new(count + 1));
-        let (threads, manager) = (Vec::new(), None);
-        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager };
+        let (threads, manager, _admin) = (Vec::new(), None, admin);
+        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager, _admin };
         fleet.start_threads(count)?;
         Ok(fleet)
     }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! Armed -> Ended -> Armed                      it has ended: one client was taken, or the kernel had a cause
-//!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once; or so many
-//!   |                                          were accepted in this second as may be
+//!   |        '----> Pausing(until) -> Armed    descriptors or memory are short: no loop that fails at once
+//!   |        '----> Resting(until) -> Armed    as many were accepted in this second as may be
 //!   '-> Cancelling -> Full -> Armed            a limit is near, then reached
 //!              '----> Stopped                  told to stop: the accept queue is emptied, then the socket let go
 //! ```
@@ -42,6 +42,7 @@ enum State {
     },
     Cancelling,
     Pausing(Time),
+    Resting(Time),
     Full,
     Stopped,
 }
@@ -77,6 +78,7 @@ impl<S> Acceptor<S> {
         match self.state {
             State::Full => Some(Pause::Limit),
             State::Pausing(_) => Some(Pause::Resources),
+            State::Resting(_) => Some(Pause::Rate),
             State::Ended | State::Armed { .. } | State::Cancelling | State::Stopped => None,
         }
     }
@@ -84,7 +86,7 @@ impl<S> Acceptor<S> {
     /// When it wants a [`turn`](Acceptor::turn) although nothing has happened.
     pub const fn next_deadline(&self) -> Option<Time> {
         match self.state {
-            State::Pausing(until) => Some(until),
+            State::Pausing(until) | State::Resting(until) => Some(until),
             _ => None,
         }
     }
@@ -113,9 +115,9 @@ impl<S> Acceptor<S> {
                 engine.cancel(self.owner, OpKind::Accept);
                 self.state = State::Cancelling;
             }
-            State::Pausing(until) if now < until && !self.stopping => {}
+            State::Pausing(until) | State::Resting(until) if now < until && !self.stopping => {}
             State::Full if self.admission.is_full() && !self.stopping => {}
-            State::Ended | State::Pausing(_) | State::Full => {
+            State::Ended | State::Pausing(_) | State::Resting(_) | State::Full => {
                 if self.state == State::Full {
                     self.admission.wait_over();
                     tracing::info!(listener = self.name, "accepting again");
@@ -175,7 +177,7 @@ impl<S> Acceptor<S> {
     /// Rests where the rate is reached, and says whether it does.
     fn rest_if_fast(&mut self, now: Time) -> bool {
         let Some((until, bucket)) = self.admission.rests_until(now) else { return false };
-        self.state = State::Pausing(until);
+        self.state = State::Resting(until);
         if bucket.wait(now) {
             let rate = bucket.rate();
             tracing::warn!(

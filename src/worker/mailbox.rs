@@ -17,7 +17,7 @@ pub enum Command {
     /// The pools have changed: let go of what they were.
     Refresh,
     /// End the sessions of these backends, each named by its pool's name and its identity there.
-    CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>),
+    CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
     /// Show that you turn: answer with this number.
     Ping(u64),
     /// Fail, for a test.

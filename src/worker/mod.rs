@@ -30,7 +30,7 @@ use crate::engine::ring::{Ring, SetupError};
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
-use crate::relay::{Kill, Rules};
+use crate::relay::Rules;
 use crate::slots::Key;
 use crate::time::Time;
 
@@ -241,8 +241,8 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
-                Command::CloseBackends(backends) => {
-                    self.sessions.kill_backends(&mut self.ring, &backends, Kill::BackendDown, self.now);
+                Command::CloseBackends(backends, kill) => {
+                    self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }
                 Command::Ping(number) => self.pulse.store(number, Ordering::Release),
                 #[cfg(debug_assertions)]

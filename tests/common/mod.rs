@@ -4,6 +4,7 @@
 //! never happens fails.
 #![allow(dead_code, reason = "each test program uses its part of the harness")]
 
+pub mod api;
 pub mod backend;
 pub mod load;
 pub mod net;

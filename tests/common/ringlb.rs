@@ -136,6 +136,8 @@ impl Ringlb {
         raise_own_descriptors();
         let words: Vec<&str> = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_ringlb")]).collect();
         let mut command = Command::new(words[0]);
+        // One of its own: the usual places belong to the machine.
+        command.env("RINGLB_ADMIN", directory.path().join("admin.sock"));
         command.args(&words[1..]).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", words[0]));
         let stderr = child.stderr.take().expect("a pipe");
@@ -171,6 +173,11 @@ impl Ringlb {
             field(line, "message").is_some_and(|message| message.starts_with("metrics address"))
         });
         field(&line, "address").expect("an address").parse().expect("an IP address")
+    }
+
+    /// The socket of its admin API.
+    pub fn admin(&self) -> PathBuf {
+        self.path("admin.sock")
     }
 
     /// Connects to its first address.

@@ -90,3 +90,43 @@ fn labelled(metric: &table::Metric, values: &[&str]) -> Metric {
     };
     Metric::from_label(metric.labels.iter().zip(values).map(pair).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::TextEncoder;
+
+    /// Names of the configuration have no such characters; those that come by the API might.
+    #[test]
+    fn labels_are_escaped() {
+        let mut families = Families::new();
+        families.add(&table::BACKEND_WEIGHT, &["p", "a\"b\\c\nd"], 1);
+        let text = TextEncoder::new().encode_to_string(&families.into_vec()[weight()..=weight()]).unwrap();
+        let series = text.lines().last().unwrap();
+        assert_eq!(series, r#"ringlb_backend_weight{pool="p",backend="a\"b\\c\nd"} 1"#);
+    }
+
+    #[test]
+    fn a_histogram_ends_with_all_that_was_counted() {
+        let mut families = Families::new();
+        let buckets = Buckets { cumulative: [1, 3], total: 4, sum_seconds: 2.5 };
+        families.add_buckets(&table::SESSION_DURATION, &["web"], &[0.5, 1.0], &buckets);
+        let families: Vec<MetricFamily> =
+            families.into_vec().into_iter().filter(|family| !family.get_metric().is_empty()).collect();
+        let text = TextEncoder::new().encode_to_string(&families).unwrap();
+        let name = table::SESSION_DURATION.name;
+        let series: Vec<String> = text.lines().skip(2).map(|line| line.replace(name, "")).collect();
+        let expected = [
+            r#"_bucket{listener="web",le="0.5"} 1"#,
+            r#"_bucket{listener="web",le="1"} 3"#,
+            r#"_bucket{listener="web",le="+Inf"} 4"#,
+            r#"_sum{listener="web"} 2.5"#,
+            r#"_count{listener="web"} 4"#,
+        ];
+        assert_eq!(series, expected);
+    }
+
+    fn weight() -> usize {
+        METRICS.iter().position(|metric| *metric == table::BACKEND_WEIGHT).unwrap()
+    }
+}

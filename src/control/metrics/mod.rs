@@ -14,12 +14,16 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::balance::{Pool, Standing};
 use crate::control::roster::Rosters;
 use crate::histogram::Counts;
+use crate::limits::LATENCY_TURN;
 use crate::metrics::table::{self, METRICS};
-use crate::metrics::{BackendView, Buckets, ConnectFailure, Ledger, ListenerTotals, Pause, Refusal};
+use crate::metrics::{
+    BackendView, Buckets, ConnectFailure, Ledger, ListenerTotals, Pause, PoolNumbers, Refusal, Window,
+};
 use crate::relay::CloseReason;
 use crate::worker::admission::Gate;
 
@@ -75,28 +79,66 @@ impl Metrics {
 
     /// All of them in the text format of Prometheus, or why not.
     pub async fn render(&self) -> Result<String, String> {
-        let turn = self.turn.clone().acquire_owned().await.map_err(|error| error.to_string())?;
         let registry = self.registry.clone();
-        let rendered = tokio::task::spawn_blocking(move || {
-            let rendered = TextEncoder::new().encode_to_string(&registry.gather());
-            drop(turn);
-            rendered
+        self.aside(move |_| TextEncoder::new().encode_to_string(&registry.gather()).map_err(|error| error.to_string()))
+            .await?
+    }
+
+    /// The numbers of the pool of that name, with the latencies of a window; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where they could not be added up: a panic, which is logged.
+    pub async fn pool(&self, name: &str, window: Window) -> Result<Option<PoolNumbers>, String> {
+        let Some(pool) = self.shared.rosters.find(name).map(|roster| roster.pool().clone()) else { return Ok(None) };
+        let numbers = self.aside(move |shared| {
+            let pools = shared.pools();
+            let ledger = &mut shared.sources().ledger;
+            ledger.update(&pools);
+            ledger.numbers(&pool, window)
         });
-        rendered.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        numbers.await.map(Some)
+    }
+
+    /// Tells the ledger of each minute that is over. Runs for ever.
+    pub async fn keep_minutes(self) {
+        let mut minutes = interval_at(Instant::now() + LATENCY_TURN, LATENCY_TURN);
+        // Two turns at once would take a minute for nothing.
+        minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            minutes.tick().await;
+            let turned = self.aside(|shared| {
+                let pools = shared.pools();
+                let ledger = &mut shared.sources().ledger;
+                ledger.update(&pools);
+                ledger.turn();
+            });
+            if let Err(error) = turned.await {
+                tracing::error!(error, "the latencies of the last minute are lost");
+            }
+        }
     }
 
     /// Takes in what is new and forgets what is gone; see [`Ledger::update`].
     pub async fn update(&self) {
-        let Ok(turn) = self.turn.clone().acquire_owned().await else { return };
-        let shared = self.shared.clone();
-        let updated = tokio::task::spawn_blocking(move || {
+        let updated = self.aside(|shared| {
             let pools = shared.pools();
             shared.sources().ledger.update(&pools);
-            drop(turn);
         });
         if let Err(error) = updated.await {
-            tracing::error!(%error, "the numbers could not be brought up to date");
+            tracing::error!(error, "the numbers could not be brought up to date");
         }
+    }
+
+    /// Runs `work` on a thread of its own, when nobody else does.
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce(&Shared) -> T + Send + 'static) -> Result<T, String> {
+        let turn = self.turn.clone().acquire_owned().await.map_err(|error| error.to_string())?;
+        let shared = self.shared.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&shared);
+            drop(turn);
+            done
+        });
+        done.await.map_err(|error| error.to_string())
     }
 }
 

@@ -25,6 +25,7 @@ use crate::config::health::{Health, OnDown};
 use crate::control::due::random;
 use crate::control::roster::{Roster, Rosters};
 use crate::limits::CLOSE_BATCH;
+use crate::relay::Kill;
 use crate::time::Time;
 use crate::worker::clock;
 use crate::worker::mailbox::{Command, Mailbox};
@@ -201,7 +202,7 @@ impl Prober {
         self.close_at = Time::NEVER;
         let backends: Arc<HashSet<(Arc<str>, BackendId)>> = Arc::new(self.closing.drain(..).collect());
         for worker in &self.workers {
-            worker.send(Command::CloseBackends(backends.clone()));
+            worker.send(Command::CloseBackends(backends.clone(), Kill::BackendDown));
         }
     }
 }

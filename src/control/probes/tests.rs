@@ -16,6 +16,7 @@ use crate::config::health::{Check, Statuses};
 use crate::config::{Config, Overrides};
 use crate::engine::socket::Waker;
 use crate::errno::Errno;
+use crate::relay::Kill;
 use crate::wire::proxy::{Command, Endpoint, Parsed, Version, parse};
 use crate::worker::mailbox::Command as Told;
 
@@ -261,7 +262,7 @@ async fn verdicts_reach_the_pool_and_the_workers_are_told_whose_sessions_to_clos
         told.fetch_add(
             std::iter::from_fn(|| commands.take())
                 .map(|command| match command {
-                    Told::CloseBackends(backends) => {
+                    Told::CloseBackends(backends, Kill::BackendDown) => {
                         assert_eq!(*backends, HashSet::from([("web".into(), backend)]));
                         1
                     }

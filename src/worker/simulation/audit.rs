@@ -3,6 +3,7 @@
 use super::kernel::{Kernel, SimSocket};
 use super::link::{Link, LinkId};
 use crate::engine::{Event, OpKind, Owner, ReceiveEnd};
+use crate::errno::Errno;
 use crate::limits::DIRECTION_BYTES_MAX;
 use crate::relay::Side;
 use crate::slots::Key;
@@ -74,12 +75,15 @@ impl Kernel {
         match side {
             Side::Client => assert!(pair.client.replace(id).is_none(), "a session with two clients"),
             Side::Backend => {
+                let old_backend = pair.backend;
                 if let Some(old) = pair.backend.replace(id) {
                     assert!(self.link(old).closing().is_some(), "a second backend while {old:?} is open");
                 }
                 let port = 1 << (self.link(id).port.expect("bound by its connect") % 64);
-                assert_eq!(pair.tried & port, 0, "a client is given the same backend twice");
+                let again = self.goes_on_from(old_backend, id);
+                assert!(again || pair.tried & port == 0, "a client is given the same backend twice");
                 pair.tried |= port;
+                self.seen.sources_left += u64::from(again);
             }
         }
         self.audit.pairs[index] = Some(pair);
@@ -87,6 +91,14 @@ impl Kernel {
             self.link_mut(client).partner = Some(backend);
             self.link_mut(backend).partner = Some(client);
         }
+    }
+
+    /// Whether `new` is a further connect to the backend of `old`, from another address than that one, which had no port.
+    fn goes_on_from(&self, old: Option<LinkId>, new: LinkId) -> bool {
+        let Some(old) = old.map(|old| self.link(old)) else { return false };
+        let new = self.link(new);
+        let same = old.port == new.port && old.refused == Some(Errno::EADDRNOTAVAIL);
+        same && old.source.is_some() && new.source.is_some() && old.source != new.source
     }
 
     fn partner(&self, id: LinkId) -> Option<&Link> {

@@ -50,6 +50,7 @@ impl Engine for Kernel {
         self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);
         self.connections[usize::from(port)] += 1;
         self.link_mut(socket.link).port = Some(port);
+        self.connects.push((socket.link, port));
         let link = self.link_mut(socket.link);
         assert_eq!(link.stage, Stage::Fresh, "a second connect on {:?}", socket.link);
         link.stage = Stage::Connecting;
@@ -89,12 +90,13 @@ impl Engine for Kernel {
         self.reset_peer(id);
     }
 
-    fn open(&mut self, _address: &Address, _options: &SocketOptions) -> Result<SimSocket, Errno> {
+    fn open(&mut self, _address: &Address, options: &SocketOptions) -> Result<SimSocket, Errno> {
         if self.random.chance(self.faults.open_fails) {
             self.seen.open_failures += 1;
             return Err(self.random.pick(OPEN_ERRORS));
         }
         let link = self.add_link(Side::Backend, Vec::new());
+        self.link_mut(link).source = options.source;
         Ok(SimSocket { link, open: true })
     }
 

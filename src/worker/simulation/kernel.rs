@@ -5,12 +5,13 @@
 //! counts as in flight, as it does for the owner.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::audit::Audit;
 use super::faults::{Faults, Sabotage};
 use super::link::{Gone, Job, Link, LinkId, Op, Path};
+use super::outward::Manner;
 use super::peer::Peer;
 use super::random::Random;
 use super::script::{Plan, Step};
@@ -103,6 +104,10 @@ pub(super) struct Kernel {
     handed: VecDeque<(LinkId, OpKind, bool)>,
     /// Sockets that are connected or being connected, by port.
     pub(super) connections: Vec<u32>,
+    /// How the backends at these ports answer; the others do by chance.
+    pub(super) manners: BTreeMap<u16, Manner>,
+    /// Connects that were asked for, for whoever wants to know.
+    pub(super) connects: Vec<(LinkId, u16)>,
     pub(super) audit: Audit,
     pub(super) seen: Seen,
     pub(super) sabotage: Option<Sabotage>,
@@ -136,6 +141,8 @@ impl Kernel {
             ready: Vec::new(),
             handed: VecDeque::new(),
             connections: Vec::new(),
+            manners: BTreeMap::new(),
+            connects: Vec::new(),
             audit: Audit::default(),
             seen: Seen::default(),
             sabotage: None,

@@ -2,6 +2,7 @@
 //!
 //! Bytes are only counted: what they are follows from the stream.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::peer::Peer;
@@ -15,7 +16,7 @@ use crate::slots::Key;
 use crate::time::Time;
 
 /// Names a link. Never used twice in a run.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LinkId(pub(super) u32);
 
 #[derive(Debug)]
@@ -41,6 +42,10 @@ pub(super) struct Link {
     pub(super) heard: u32,
     pub(super) heard_at: Time,
     pub(super) peer: Peer,
+    /// Where it was to come from.
+    pub(super) source: Option<IpAddr>,
+    /// How its connect failed.
+    pub(super) refused: Option<Errno>,
     /// The port that it was connected to.
     pub(super) port: Option<u16>,
     /// A client whose session must end in order: how many bytes each peer says.
@@ -210,6 +215,8 @@ impl Link {
             heard: 0,
             heard_at: Time::ZERO,
             peer,
+            source: None,
+            refused: None,
             port: None,
             clean: None,
             told: Told::default(),

@@ -14,6 +14,7 @@
 mod audit;
 mod engine;
 mod faults;
+mod flapping;
 mod inward;
 mod kernel;
 mod link;

@@ -25,6 +25,15 @@ const CONNECT_ERRORS: &[Errno] = &[
     Errno::ENOBUFS,
 ];
 
+/// How a backend answers connects.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Serves,
+    Refuses,
+    /// It says nothing: the connect ends when it is given up.
+    Hangs,
+}
+
 impl Kernel {
     /// Sets what our kernel holds for the peer on its way, if there is anything and nothing is yet.
     pub(super) fn move_outbound(&mut self, id: LinkId) {
@@ -136,10 +145,19 @@ impl Kernel {
     pub(super) fn drive_connect(&mut self, id: LinkId) {
         let Some(op) = self.link_mut(id).running(OpKind::Connect) else { return };
         let serial = op.serial;
+        let latency = self.link(id).path.latency * 2;
+        let link = self.link(id);
+        match link.port.and_then(|port| self.manners.get(&port)) {
+            Some(Manner::Serves) => return self.after(latency, Happening::ConnectEnds(id, serial, Ok(()))),
+            Some(Manner::Refuses) => {
+                return self.after(latency, Happening::ConnectEnds(id, serial, Err(Errno::ECONNREFUSED)));
+            }
+            Some(Manner::Hangs) => return,
+            None => {}
+        }
         if self.random.chance(self.faults.connect_hangs) {
             return;
         }
-        let latency = self.link(id).path.latency * 2;
         if self.random.chance(self.faults.connect_fails) {
             let errno = self.random.pick(CONNECT_ERRORS);
             let slow = self.random.chance(Chance(100));
@@ -166,7 +184,8 @@ impl Kernel {
 
     pub(super) fn fail_connect(&mut self, id: LinkId, errno: Errno) {
         self.seen.connect_failures += 1;
-        self.link_mut(id).stage = Stage::Failed;
+        let link = self.link_mut(id);
+        (link.stage, link.refused) = (Stage::Failed, Some(errno));
         self.complete(id, OpKind::Connect, Event::ConnectFailed(errno), true);
     }
 

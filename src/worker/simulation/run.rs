@@ -1,6 +1,7 @@
 //! One run: a kernel, the sessions of one worker, and clients until all have been served.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,16 +124,8 @@ impl Run {
         let at = kernel.now + window + random.up_to(Duration::from_secs(100));
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
-        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None };
-        let route = Route {
-            rules: rules.clone(),
-            chooser: Chooser::new(pool.clone(), random.next()),
-            options,
-            proxy_protocol: ProxyProtocol::default(),
-            clients: ClientRules::default(),
-            sources: Sources::default(),
-            unix_clients: false,
-        };
+        let mut route = route(rules.clone(), Chooser::new(pool.clone(), random.next()));
+        route.sources = sources(seed);
         let (ledger, announcements) = Ledger::new(0);
         let mut recorder = Recorder::new(announcements);
         recorder.listener("default", pool.name());
@@ -327,7 +320,20 @@ impl Run {
     }
 }
 
-fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
+/// A route without any of the extras.
+pub(super) fn route(rules: Rules, chooser: Chooser) -> Route {
+    Route {
+        rules,
+        chooser,
+        options: SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None },
+        proxy_protocol: ProxyProtocol::default(),
+        clients: ClientRules::default(),
+        sources: Sources::default(),
+        unix_clients: false,
+    }
+}
+
+pub(super) fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
     // Who vanishes with nothing outstanding is only found by being idle.
     let idle = faults.peer != Chance::NEVER || random.coin();
     Rules {
@@ -338,6 +344,12 @@ fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
         max_session_duration: (random.below(8) == 0).then(|| Duration::from_millis(random.between(1, 60_000))),
     }
+}
+
+/// From none to three addresses that connects come from.
+fn sources(seed: u64) -> Sources {
+    let addresses: Vec<_> = (0..seed % 4).map(|last| IpAddr::from([10, 0, 0, last as u8])).collect();
+    Sources::new(&addresses)
 }
 
 fn draw_policy(random: &mut Random) -> Policy {

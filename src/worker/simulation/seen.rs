@@ -60,5 +60,7 @@ seen! {
     interrupted
     open_failures
     connect_failures
+    /// A backend was tried again from another source.
+    sources_left
     bulk_pieces
 }

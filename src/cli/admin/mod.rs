@@ -1,0 +1,239 @@
+//! The commands that ask a running ringlb over its admin API, and change it.
+
+mod client;
+mod show;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::Exit;
+use crate::cli::output::print;
+use crate::control::wire::{self, SOCKET_VARIABLE};
+use crate::limits::WATCH_INTERVAL;
+
+use client::{Client, segment};
+use show::Look;
+
+/// Which ringlb is asked, and how the answer is shown.
+#[derive(Clone, Debug, Args)]
+pub struct Whom {
+    /// The admin socket [default: /run/ringlb/admin.sock, then $XDG_RUNTIME_DIR/ringlb/admin.sock]
+    #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE)]
+    admin: Option<PathBuf>,
+    /// Show the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `ringlb status`
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    whom: Whom,
+    /// Show it again every second, in place
+    #[arg(long)]
+    watch: bool,
+}
+
+/// `ringlb backend`
+#[derive(Clone, Debug, Args)]
+pub struct BackendArgs {
+    #[command(subcommand)]
+    verb: BackendVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum BackendVerb {
+    /// List the backends of a pool, or of all
+    List {
+        /// The pool
+        pool: Option<String>,
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Add a backend to a pool
+    Add(Add),
+    /// Remove backends from a pool; their sessions live on unless --sessions says otherwise
+    Remove {
+        #[command(flatten)]
+        which: Which,
+        /// What becomes of their sessions: keep, kill, or kill_after=30s
+        #[arg(long, value_name = "FATE", default_value = "keep")]
+        sessions: String,
+    },
+    /// Let backends take no new connections; the old live on, active checks go on
+    Drain(Which),
+    /// Let backends serve again
+    Ready(Which),
+    /// As drain, and active checks stop
+    Maint(Which),
+    /// Change the weight of a backend
+    Weight {
+        /// The pool
+        pool: String,
+        /// The backend
+        name: String,
+        /// Its new share of new connections; 0 = none
+        weight: u32,
+        #[command(flatten)]
+        whom: Whom,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct Which {
+    /// The pool
+    pool: String,
+    /// The backends, by name
+    #[arg(required = true)]
+    name: Vec<String>,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Add {
+    /// The pool
+    pool: String,
+    /// Where the backend listens: 127.0.0.1:80, [::1]:80, host:80 or unix:/path
+    address: String,
+    /// Its name [default: its address]
+    #[arg(long)]
+    name: Option<String>,
+    /// Its share of new connections
+    #[arg(long)]
+    weight: Option<u32>,
+    /// It serves only while no other may
+    #[arg(long)]
+    backup: bool,
+    /// Sessions that it may have at a time; 0 = no limit
+    #[arg(long, value_name = "N")]
+    max_connections: Option<u32>,
+    /// ready, drain or maint
+    #[arg(long)]
+    state: Option<String>,
+    /// It goes by itself after so long, unless it is renewed by then, as in 15s
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<String>,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+impl StatusArgs {
+    /// Shows the status, once or for ever.
+    ///
+    /// # Errors
+    /// Nobody answers, or the output cannot be written.
+    pub fn run(self) -> Result<(), Exit> {
+        let client = self.whom.client()?;
+        loop {
+            let answer = client.get("/v1/status")?;
+            let look = Look::of_stdout();
+            let text = match self.whom.json {
+                true => answer.text.clone(),
+                false => show::status(&answer.parse::<wire::Status>()?, look),
+            };
+            if !self.watch {
+                return print(&text);
+            }
+            print(&show::in_place(&text, look))?;
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+    }
+}
+
+impl BackendArgs {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Nobody answers, or the answer is no.
+    pub fn run(self) -> Result<(), Exit> {
+        match self.verb {
+            BackendVerb::List { pool, whom } => list(pool.as_deref(), &whom),
+            BackendVerb::Add(add) => add.run(),
+            BackendVerb::Remove { which, sessions } => which.each("removed", |client, path| {
+                client.send("DELETE", &format!("{path}?sessions={}", segment(&sessions)), None::<&()>)
+            }),
+            BackendVerb::Drain(which) => which.tell("drain"),
+            BackendVerb::Ready(which) => which.tell("ready"),
+            BackendVerb::Maint(which) => which.tell("maint"),
+            BackendVerb::Weight { pool, name, weight, whom } => {
+                let told = wire::Told { weight: Some(weight), ..wire::Told::default() };
+                let which = Which { pool, name: vec![name], whom };
+                which.each(&format!("has the weight {weight}"), |client, path| client.send("PATCH", path, Some(&told)))
+            }
+        }
+    }
+}
+
+fn list(pool: Option<&str>, whom: &Whom) -> Result<(), Exit> {
+    let client = whom.client()?;
+    let path = pool.map_or("/v1/pools".to_owned(), |pool| format!("/v1/pools/{}", segment(pool)));
+    let answer = client.get(&path)?;
+    if whom.json {
+        return print(&answer.text);
+    }
+    let pools = match pool {
+        Some(_) => vec![answer.parse::<wire::Pool>()?],
+        None => answer.parse::<wire::Pools>()?.pools,
+    };
+    print(&show::pools(&pools, Look::of_stdout()))
+}
+
+impl Add {
+    fn run(self) -> Result<(), Exit> {
+        let client = self.whom.client()?;
+        let told = wire::Told {
+            name: self.name,
+            address: Some(self.address),
+            weight: self.weight,
+            backup: self.backup.then_some(true),
+            max_connections: self.max_connections,
+            state: self.state,
+            ttl: self.ttl,
+            ..wire::Told::default()
+        };
+        let path = format!("/v1/pools/{}/backends", segment(&self.pool));
+        let answer = client.send("POST", &path, Some(&told))?;
+        if self.whom.json {
+            return print(&answer.text);
+        }
+        let changes: wire::Changes = answer.parse()?;
+        let added = match changes.added.is_empty() {
+            true => "a host was added; its backends come when its name has been looked up".to_owned(),
+            false => format!("{}/{} was added", self.pool, changes.added.join(", ")),
+        };
+        print(&format!("{added}\n"))
+    }
+}
+
+impl Which {
+    fn tell(self, state: &str) -> Result<(), Exit> {
+        let told = wire::Told { state: Some(state.to_owned()), ..wire::Told::default() };
+        self.each(&format!("is told: {state}"), |client, path| client.send("PATCH", path, Some(&told)))
+    }
+
+    /// Does it for each of them, in order, up to the first that is refused.
+    fn each(self, done: &str, act: impl Fn(&Client, &str) -> Result<client::Answer, Exit>) -> Result<(), Exit> {
+        let client = self.whom.client()?;
+        for name in &self.name {
+            let answer = act(&client, &format!("/v1/pools/{}/backends/{}", segment(&self.pool), segment(name)))?;
+            match self.whom.json {
+                true => print(&answer.text)?,
+                false => print(&format!("{}/{name} {done}\n", self.pool))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Whom {
+    fn client(&self) -> Result<Client, Exit> {
+        Client::new(self.admin.as_deref())
+    }
+}
+
+const _: () = assert!(WATCH_INTERVAL.as_millis() >= Duration::from_millis(100).as_millis());

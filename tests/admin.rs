@@ -1,0 +1,478 @@
+//! The admin API of the real binary over its real socket: hot swaps and edits under load, writers at the same time, clients
+//! that misbehave, and the socket itself.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use ringlb::control::admin::ENDPOINTS;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use common::api::{self, call, call_with, names};
+use common::backend::Backend;
+use common::net;
+use common::ringlb::{Config, Ringlb, run_to_end};
+use common::{has_program, skip, until};
+
+const BACKENDS: &str = "/v1/pools/back/backends";
+
+fn command(socket: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringlb"));
+    command.args(arguments).env("RINGLB_ADMIN", socket).output().expect("the binary runs")
+}
+
+/// What a command says on standard output, which must succeed.
+#[track_caller]
+fn said(socket: &Path, arguments: &[&str]) -> String {
+    let output = command(socket, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn pool(ringlb: &Ringlb) -> Value {
+    call(&ringlb.admin(), "GET", "/v1/pools/back", "").json(200)
+}
+
+fn backend(ringlb: &Ringlb, name: &str) -> Option<Value> {
+    pool(ringlb)["backends"].as_array().expect("a list").iter().find(|backend| backend["name"] == name).cloned()
+}
+
+/// One request over a connection of its own: the name of the backend that answered.
+fn request(address: SocketAddr) -> String {
+    let mut stream = net::connect(address);
+    stream.write_all(b"hello\n").expect("a request");
+    let answer = net::read_line(&mut stream);
+    answer.strip_suffix(" hello").unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+/// Asks over an open connection.
+fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"hello\n").expect("a request");
+    net::read_line(stream)
+}
+
+/// Runs `body` while clients ask without a pause; every request of theirs must be answered. Gives how many there were.
+fn under_load(address: SocketAddr, body: impl FnOnce()) -> usize {
+    let (done, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    request(address);
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // Also if the body fails, or nobody would ever end.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    requests.into_inner()
+}
+
+#[test]
+fn a_hundred_swaps_of_ten_thousand_backends_under_load_lose_no_request() {
+    let servers = ["a", "b", "c", "d"].map(Backend::answering);
+    let ringlb = Config::new(&[servers[0].address()]).start();
+    let set = |swap: usize| {
+        let backend = |number: usize| {
+            // Half of the names come anew with each swap, the others get another weight.
+            let name = if number.is_multiple_of(2) { format!("b{number}") } else { format!("b{number}-{swap}") };
+            let address = servers[number % 4].address().to_string();
+            json!({"name": name, "address": address, "weight": 1 + swap % 2})
+        };
+        json!({"backends": (0..10_000).map(backend).collect::<Vec<_>>()}).to_string()
+    };
+    let requests = under_load(ringlb.address(), || {
+        for swap in 0..100 {
+            let changes = call(&ringlb.admin(), "PUT", BACKENDS, &set(swap)).json(200);
+            let counts = ["added", "removed", "kept", "changed"].map(|list| names(&changes[list]).len());
+            let expected = if swap == 0 { [10_000, 1, 0, 0] } else { [5_000, 5_000, 0, 5_000] };
+            assert_eq!(counts, expected, "swap {swap}");
+        }
+    });
+    assert!(requests >= 100, "{requests} requests are no load");
+    let pool = pool(&ringlb);
+    assert_eq!((pool["revision"].as_u64(), pool["backends"].as_array().map(Vec::len)), (Some(101), Some(10_000)));
+    ringlb.stop();
+}
+
+#[test]
+fn backends_that_are_added_drained_and_removed_under_load_lose_nothing() {
+    let servers = ["a", "b", "c"].map(Backend::answering);
+    let ringlb = Config::new(&[servers[0].address()]).start();
+    let (admin, address) = (ringlb.admin(), ringlb.address());
+    let mut held = net::connect(address);
+    assert_eq!(ask(&mut held), "a hello");
+    under_load(address, || {
+        for _ in 0..20 {
+            let added = json!({"name": "b", "address": servers[1].address().to_string()}).to_string();
+            assert_eq!(names(&call(&admin, "POST", BACKENDS, &added).json(201)["added"]), ["b"]);
+            until("b serves", || (request(address) == "b").then_some(()));
+            call(&admin, "PATCH", &format!("{BACKENDS}/b"), r#"{"state":"drain"}"#).json(200);
+            for _ in 0..8 {
+                assert_eq!(request(address), "a", "a draining backend gets no new connection");
+            }
+            call(&admin, "DELETE", &format!("{BACKENDS}/b"), "").json(200);
+        }
+    });
+    assert_eq!(ask(&mut held), "a hello");
+    // The first backend goes, and the session that it has lives on.
+    let replaced = json!({"backends": [{"name": "c", "address": servers[2].address().to_string()}]}).to_string();
+    call(&admin, "PUT", BACKENDS, &replaced).json(200);
+    assert_eq!(ask(&mut held), "a hello");
+    assert_eq!(request(address), "c");
+    assert_eq!(pool(&ringlb)["leaving"][0]["active"], 1);
+    drop(held);
+    until("the removed one is gone", || pool(&ringlb)["leaving"].as_array()?.is_empty().then_some(()));
+    ringlb.stop();
+}
+
+#[test]
+fn a_removed_backends_sessions_are_closed_where_that_is_asked_for() {
+    let server = Backend::answering("a");
+    let ringlb = Config::new(&[]).backend(server.address(), "name = \"a/b_c\"").start();
+    let mut held = net::connect(ringlb.address());
+    assert_eq!(ask(&mut held), "a hello");
+    let path = format!("{BACKENDS}/a%2Fb_c");
+    assert_eq!(call(&ringlb.admin(), "DELETE", &format!("{path}?sessions=kil"), "").code(400), "bad_value");
+    call(&ringlb.admin(), "DELETE", &format!("{path}?sessions=kill_after=1ms"), "").json(200);
+    assert_eq!(net::read_to_end(&mut held), (Vec::new(), common::pattern::End::Reset));
+    assert_eq!(ringlb.wait_for_ends(1), ["killed"]);
+    ringlb.stop();
+}
+
+#[test]
+fn of_two_writers_none_undoes_what_the_other_has_done() {
+    let ringlb = Config::new(&[]).backend("127.0.0.1:1", "name = \"a\"").start();
+    let admin = ringlb.admin();
+    let conflicts: usize = common::at_once(2, |_| {
+        let mut conflicts = 0;
+        for _ in 0..100 {
+            loop {
+                let read = call(&admin, "GET", "/v1/pools/back", "");
+                let weight = read.json(200)["backends"][0]["weight"].as_u64().expect("a weight");
+                let told = json!({"weight": weight + 1}).to_string();
+                let guard = format!("if-match: {}\r\n", read.etag());
+                let written = call_with(&admin, "PATCH", &format!("{BACKENDS}/a"), &guard, &told);
+                if written.status == 200 {
+                    break;
+                }
+                assert_eq!(written.code(412), "revision");
+                conflicts += 1;
+            }
+        }
+        conflicts
+    })
+    .into_iter()
+    .sum();
+    assert_eq!(backend(&ringlb, "a").expect("it stays")["weight"], 201, "{conflicts} conflicts");
+    let other = call_with(&admin, "DELETE", &format!("{BACKENDS}/a"), "if-match: \"201-00000000\"\r\n", "");
+    assert_eq!(other.code(412), "revision", "the revision of another process");
+    call_with(&admin, "DELETE", &format!("{BACKENDS}/a"), "if-match: *\r\n", "").json(200);
+    ringlb.stop();
+}
+
+#[test]
+fn a_lease_that_is_not_renewed_drains_its_backend_and_takes_it_with_its_last_session() {
+    let servers = ["a", "b"].map(Backend::answering);
+    let ringlb = Config::new(&[]).backend(servers[0].address(), "name = \"a\"\nweight = 0").start();
+    let (admin, address) = (ringlb.admin(), ringlb.address());
+    let told = |ttl: &str| json!({"address": servers[1].address().to_string(), "ttl": ttl}).to_string();
+    let path = format!("{BACKENDS}/worker%2F7");
+    call(&admin, "PUT", &path, &told("1h")).json(201);
+    let mut held = net::connect(address);
+    assert_eq!(ask(&mut held), "b hello");
+    assert_eq!(names(&call(&admin, "PUT", &path, &told("1s")).json(200)["kept"]), ["a", "worker/7"]);
+    let drains = |_: &Value| backend(&ringlb, "worker/7").filter(|backend| backend["status"] == "drain");
+    until("the lease is over", || drains(&Value::Null));
+    assert_eq!(ask(&mut held), "b hello", "its session lives on");
+    call(&admin, "PUT", &path, &told("1s")).json(200);
+    assert_eq!(request(address), "b", "it serves again when it is renewed");
+    until("the lease is over again", || drains(&Value::Null));
+    drop(held);
+    until("it is gone with its last session", || backend(&ringlb, "worker/7").is_none().then_some(()));
+    assert_eq!(call(&admin, "PUT", &format!("{BACKENDS}/a"), &told("1s")).code(409), "conflict");
+    ringlb.stop();
+}
+
+#[test]
+fn requests_that_are_wrong_are_told_what_is_wrong_and_change_nothing() {
+    let ringlb = Config::new(&[]).backend("127.0.0.1:1", "name = \"a\"").start();
+    let admin = ringlb.admin();
+    let one = format!("{BACKENDS}/a");
+    let set = |text: &str| format!("{{\"backends\": [{text}]}}");
+    let twice = set(r#"{"name": "x", "address": "127.0.0.1:1"}, {"name": "x", "address": "127.0.0.1:2"}"#);
+    let many = json!({"backends": (0..17_000).map(|port| json!({"name": format!("b{port}"), "address": "127.0.0.1:1"})).collect::<Vec<_>>()});
+    let many = many.to_string();
+    let cases: &[(&str, &str, &str, u16, &str, &str)] = &[
+        ("GET", "/v1/pool", "", 404, "no_such_path", "did you mean /v1/pools?"),
+        ("GET", "/v1/pools/bakc", "", 404, "no_such_pool", "did you mean \\\"back\\\"?"),
+        ("POST", "/v1/status", "", 405, "method_not_allowed", "allow"),
+        ("PUT", BACKENDS, "", 400, "bad_json", "JSON object"),
+        ("PUT", BACKENDS, "{", 400, "bad_json", "line and column"),
+        ("PUT", BACKENDS, "[]", 400, "bad_field", "docs/admin.md"),
+        ("PUT", BACKENDS, &set(r#"{"adress": "127.0.0.1:1"}"#), 400, "bad_field", "did you mean `address`?"),
+        ("PUT", BACKENDS, &set("{}"), 400, "bad_value", "backends[0]: `address`"),
+        ("PUT", BACKENDS, &set(r#"{"address": "127.0.0.1:1", "ttl": "5s"}"#), 400, "bad_value", "`ttl`"),
+        ("PUT", BACKENDS, &twice, 409, "exists", "name of its own"),
+        ("PUT", BACKENDS, &many, 409, "too_many", "several pools"),
+        ("POST", BACKENDS, r#"{"address": "127.0.0.1"}"#, 400, "bad_value", "no port"),
+        ("POST", BACKENDS, r#"{"address": "127.0.0.1:1", "name": "b b"}"#, 400, "bad_value", "no spaces"),
+        ("POST", BACKENDS, r#"{"address": "127.0.0.1:1", "name": "a"}"#, 409, "exists", "another name"),
+        ("POST", BACKENDS, r#"{"address": "127.0.0.1:1", "ttl": "5"}"#, 400, "bad_value", "unit is missing"),
+        ("PATCH", &one, r#"{"weight": 65536}"#, 400, "bad_value", "the most is 65535"),
+        ("PATCH", &one, r#"{"weight": -1}"#, 400, "bad_field", "expected u32"),
+        ("PATCH", &one, r#"{"state": "drian"}"#, 400, "bad_value", "did you mean \\\"drain\\\"?"),
+        ("PATCH", &one, r#"{"name": "b"}"#, 400, "bad_value", "cannot be changed"),
+        ("PATCH", &one, r#"{"address": "app:80"}"#, 400, "bad_value", "host name"),
+        ("PATCH", "/v1/pools/back/backends/zebra", "{}", 404, "no_such_backend", "there are: a"),
+        ("DELETE", &format!("{one}?session=kill"), "", 400, "bad_query", "did you mean `sessions`?"),
+    ];
+    for (method, path, body, status, code, hint) in cases {
+        let answer = call(&admin, method, path, body);
+        assert_eq!(answer.code(*status), *code, "{method} {path} {body:.60}: {}", answer.text);
+        assert!(answer.text.contains(hint), "{method} {path} {body:.60}: {}", answer.text);
+    }
+    let pool = pool(&ringlb);
+    assert_eq!((&pool["revision"], &pool["backends"][0]["name"]), (&json!(1), &json!("a")));
+    ringlb.stop();
+}
+
+#[test]
+fn clients_that_misbehave_hurt_nobody() {
+    let server = Backend::answering("a");
+    let ringlb = Config::new(&[server.address()]).start();
+    let (admin, address) = (ringlb.admin(), ringlb.address());
+    let goes_on = |what: &str| assert_eq!(request(address), "a", "{what}");
+
+    // A line of 10 MB: it is cut off long before its end.
+    let mut stream = api::connect(&admin);
+    let line = vec![b'a'; 64 * 1024];
+    let mut sent = 0;
+    while sent < 10 << 20 && stream.write_all(&line).is_ok() {
+        sent += line.len();
+    }
+    assert!(sent < 10 << 20, "all of it was taken");
+    goes_on("a line without an end");
+
+    // A body that is too large is refused before it is sent.
+    let huge = "content-length: 1000000000\r\n";
+    let mut stream = api::connect(&admin);
+    stream.write_all(format!("PUT {BACKENDS} HTTP/1.1\r\nhost: x\r\n{huge}\r\n").as_bytes()).expect("a header");
+    let mut answer = [0; 1024];
+    let len = stream.read(&mut answer).expect("an answer");
+    assert!(answer[..len].starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer[..len]));
+    // One that is longer than it says, or has no length and no end, is no request.
+    assert_eq!(call_with(&admin, "GET", "/v1/status", "content-length: 99\r\n", "").status, 400);
+    goes_on("huge bodies");
+
+    // Partial requests, held open, and those who say nothing: fewer than there are places.
+    let partial: Vec<UnixStream> = (0..40)
+        .map(|number| {
+            let mut stream = api::connect(&admin);
+            let part: &[u8] = if number % 2 == 0 { b"GET /v1/st" } else { b"" };
+            stream.write_all(part).expect("a part");
+            stream
+        })
+        .collect();
+    // A client that asks and asks, and never reads.
+    let mut deaf = api::connect(&admin);
+    deaf.set_nonblocking(true).expect("non-blocking");
+    for _ in 0..100_000 {
+        if deaf.write(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").is_err() {
+            break;
+        }
+    }
+    goes_on("partial requests and a client that never reads");
+    assert_eq!(call(&admin, "GET", "/v1/status", "").json(200)["ready"], true);
+    drop((partial, deaf));
+
+    // Two hundred at once: all are served, those who find no place wait for one.
+    for answer in common::at_once(200, |_| call(&admin, "GET", "/v1/pools", "")) {
+        answer.json(200);
+    }
+    goes_on("200 clients");
+    ringlb.stop();
+}
+
+#[test]
+fn the_socket_is_private_and_goes_with_its_process() {
+    let ringlb = Config::new(&[]).backend("127.0.0.1:1", "").start();
+    let mode = std::fs::metadata(ringlb.admin()).expect("it exists").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let admin = ringlb.admin();
+    ringlb.signal(Signal::TERM);
+    let mut ringlb = ringlb;
+    assert_eq!(ringlb.wait().code(), Some(0));
+    assert!(!admin.exists() && !ringlb.path("admin.sock.lock").exists());
+
+    let ringlb = Config::new(&[]).backend("127.0.0.1:1", "").process("admin_mode = \"0660\"").start();
+    let mode = std::fs::metadata(ringlb.admin()).expect("it exists").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o660);
+    ringlb.stop();
+}
+
+#[test]
+fn a_dead_process_leaves_a_socket_that_is_replaced_and_a_living_ones_is_not_taken() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("admin.sock");
+    let path_text = path.to_str().expect("text");
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--admin", path_text];
+    let ready = |ringlb: &Ringlb| {
+        ringlb.wait_for_log("it is ready", |line| line.contains(" ready "));
+    };
+    let mut first = Ringlb::with_arguments(&arguments);
+    ready(&first);
+    let (code, text) = run_to_end(&[], &arguments);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&format!("another ringlb (pid {}) serves there", first.pid())), "{text}");
+    call(&path, "GET", "/v1/status", "").json(200);
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(path.exists(), "a killed process cleans nothing up");
+    let second = Ringlb::with_arguments(&arguments);
+    ready(&second);
+    assert_eq!(call(&path, "GET", "/v1/status", "").json(200)["pid"], second.pid());
+    second.stop();
+
+    // The socket of a program that knows nothing of our lock; a file that is no socket; no directory.
+    let other = UnixListener::bind(&path).expect("a socket");
+    let (code, text) = run_to_end(&[], &arguments);
+    assert!(code == Some(1) && text.contains("another ringlb serves there"), "{text}");
+    drop(other);
+    std::fs::remove_file(&path).expect("it is ours");
+    std::fs::write(&path, "precious").expect("a file");
+    let (code, text) = run_to_end(&[], &arguments);
+    assert!(code == Some(1) && text.contains("no socket, and it is left alone"), "{text}");
+    assert_eq!(std::fs::read_to_string(&path).expect("it is left alone"), "precious");
+    let nowhere = directory.path().join("none/admin.sock");
+    let arguments =
+        ["run", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--admin", nowhere.to_str().expect("text")];
+    let (code, text) = run_to_end(&[], &arguments);
+    assert!(code == Some(1) && text.contains("does not exist; make it"), "{text}");
+}
+
+#[test]
+fn of_many_that_start_at_once_on_one_socket_one_runs() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("admin.sock");
+    drop(UnixListener::bind(&path).expect("a stale socket"));
+    let text = path.to_str().expect("text");
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--workers", "1", "--admin", text];
+    let all: Vec<Ringlb> = (0..5).map(|_| Ringlb::with_arguments(&arguments)).collect();
+    let pid = until("one answers", || {
+        UnixStream::connect(&path).ok()?;
+        call(&path, "GET", "/v1/status", "").json(200)["pid"].as_u64()
+    });
+    // It stays until the last of the others has tried.
+    let (winner, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|ringlb| u64::from(ringlb.pid()) == pid);
+    for mut ringlb in others {
+        assert_eq!(ringlb.wait().code(), Some(1), "{:?}", ringlb.log());
+    }
+    winner.into_iter().for_each(Ringlb::stop);
+}
+
+#[test]
+fn the_commands_show_and_change_a_running_one() {
+    let server = Backend::answering("a");
+    let ringlb = Config::new(&[]).backend(server.address(), "name = \"a\"").start();
+    let admin = ringlb.admin();
+    let status = said(&admin, &["status"]);
+    assert!(status.contains(&format!("ringlb {}, pid {}, ready", env!("CARGO_PKG_VERSION"), ringlb.pid())), "{status}");
+    assert!(status.contains(&ringlb.addresses()[0]) && !status.contains('\x1b'), "{status}");
+    let status: Value = serde_json::from_str(&said(&admin, &["status", "--json"])).expect("JSON");
+    assert_eq!(status["listeners"][0]["addresses"][0], ringlb.addresses()[0]);
+
+    assert_eq!(
+        said(&admin, &["backend", "add", "back", "127.0.0.1:9", "--name", "b", "--weight", "2"]),
+        "back/b was added\n"
+    );
+    assert_eq!(said(&admin, &["backend", "drain", "back", "a", "b"]), "back/a is told: drain\nback/b is told: drain\n");
+    said(&admin, &["backend", "ready", "back", "a"]);
+    said(&admin, &["backend", "maint", "back", "b"]);
+    said(&admin, &["backend", "weight", "back", "a", "7"]);
+    let list = said(&admin, &["backend", "list", "back"]);
+    let row = |name: &str| -> Vec<String> {
+        let line = list.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{list}"));
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(row("a ")[2..4], ["ready", "7"]);
+    assert_eq!(row("b "), ["b", "127.0.0.1:9", "maint", "2", "0", "0", "0", "live"]);
+    said(&admin, &["backend", "remove", "back", "b", "--sessions", "kill_after=30s"]);
+    assert!(!said(&admin, &["backend", "list"]).contains("127.0.0.1:9"));
+
+    // What is refused, and whom nobody answers: the reason, and the exit code.
+    let fails = |socket: &Path, arguments: &[&str], expected: (i32, &str)| {
+        let output = command(socket, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected.0), "{stderr}");
+        assert!(stderr.contains(expected.1) && output.stdout.is_empty(), "{stderr}");
+    };
+    fails(&admin, &["backend", "drain", "back", "c"], (1, "there is no backend named \"c\""));
+    fails(&admin, &["backend", "list", "bakc"], (1, "did you mean \"back\"?"));
+    fails(&admin, &["backend", "drain", "back"], (2, "<NAME>..."));
+    fails(&ringlb.path("none"), &["status"], (1, "no ringlb answers at"));
+    fails(&ringlb.path("none"), &["status"], (1, "is it running? --admin PATH"));
+    ringlb.stop();
+}
+
+/// The documentation has every endpoint and no other.
+#[test]
+fn the_table_of_the_documentation_is_the_router() {
+    let document = include_str!("../docs/admin.md");
+    let row = |line: &str| -> Option<(String, String)> {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let (method, path) = (cells.next()?, cells.next()?.trim_matches('`'));
+        path.starts_with("/v1/").then(|| (method.to_owned(), path.to_owned()))
+    };
+    let documented: Vec<(String, String)> = document.lines().filter_map(row).collect();
+    let served: Vec<(String, String)> =
+        ENDPOINTS.iter().map(|endpoint| (endpoint.method.to_owned(), endpoint.path.to_owned())).collect();
+    assert_eq!(documented, served);
+}
+
+/// What the documentation tells people to type works, in its order.
+#[test]
+fn the_examples_of_the_documentation_work() {
+    if !has_program("curl") {
+        return skip("the examples of docs/admin.md", "there is no curl here");
+    }
+    let config = Config::new(&[]).backend("127.0.0.1:3001", "name = \"a\"").backend("127.0.0.1:3002", "name = \"b\"");
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("web.toml");
+    let text = config.text().replace("\"back\"", "\"web\"");
+    std::fs::write(&file, text).expect("the file is written");
+    let ringlb = Ringlb::with_arguments(&["run", "--config", file.to_str().expect("text")]);
+    ringlb.addresses();
+    let admin = ringlb.admin();
+    let document = include_str!("../docs/admin.md");
+    let mut blocks = 0;
+    for block in document.split("```sh\n").skip(1) {
+        let script = block.split("```").next().expect("an end");
+        // A refusal fails the script.
+        let script = script
+            .replace("/run/ringlb/admin.sock", admin.to_str().expect("text"))
+            .replace("curl ", "curl --silent --show-error --fail-with-body --max-time 30 ")
+            .replace("ringlb ", "\"$RINGLB\" ");
+        let mut shell = Command::new("sh");
+        shell.args(["-e", "-c", &script]).env("RINGLB", env!("CARGO_BIN_EXE_ringlb")).env("RINGLB_ADMIN", &admin);
+        let output = shell.output().expect("a shell");
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{script}\n{stdout}\n{stderr}");
+        blocks += 1;
+    }
+    assert!(blocks >= 5, "{blocks} blocks");
+    ringlb.stop();
+}
