@@ -31,6 +31,30 @@ pub const BULK_BUFFER_BYTES: usize = 64 * 1024;
 /// Large buffers a worker has: 8 MiB, touched only as far as traffic needs them.
 pub const BULK_BUFFERS_MAX: usize = 128;
 
+/// Bytes that one splice moves at most. Twice as many cost a tenth less, and the others of the worker would wait for twice as
+/// long, a tenth of a millisecond, for their turn.
+pub const SPLICE_BYTES: usize = 256 * 1024;
+
+/// A piece of so many bytes is worth splicing: two system calls cost about as much as copying half of it twice.
+pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
+
+/// Room of one pipe as the kernel counts it: a page each for 128 fragments. What comes from a network card has one to four
+/// kilobytes a fragment, what comes from the loopback up to 32.
+pub const PIPE_BYTES: usize = 512 * 1024;
+
+/// Pipes of one worker, all workers of an unprivileged user together having room for 128 (`fs.pipe-user-pages-soft`). A
+/// direction has one only while it holds bytes in it, so that few are used unless many readers are slow.
+pub const PIPES_MAX: usize = 64;
+
+/// Empty pipes that a worker keeps for the next bytes.
+pub const PIPES_KEPT: usize = 8;
+
+/// Of so many descriptors that the process may open, pipes may have one.
+pub const PIPE_DESCRIPTORS_SHARE: usize = 16;
+
+/// Splices that are refused without asking the kernel, after it has refused a pipe.
+pub const PIPE_RETRY: u32 = 256;
+
 /// What one multishot receive may deliver after it has been asked to stop: the kernel hands over up to
 /// 32 + 1 buffers before it looks up.
 pub const RECEIVE_OVERSHOOT_BYTES: usize = 33 * BUFFER_BYTES;
@@ -41,9 +65,9 @@ pub const WATERMARK_HIGH_BYTES: usize = 64 * 1024;
 /// Bytes left unsent at which it receives again.
 pub const WATERMARK_LOW_BYTES: usize = 16 * 1024;
 
-/// What one direction of one session can hold at most, whatever its peers do: the piece that crosses the high mark may
-/// be almost all above it.
-pub const DIRECTION_BYTES_MAX: usize = WATERMARK_HIGH_BYTES + BUFFER_BYTES + RECEIVE_OVERSHOOT_BYTES;
+/// What one direction of one session can hold at most, whatever its peers do: a splice's worth in a pipe, or received up to
+/// the high mark, where the piece that crosses it may be almost all above it.
+pub const DIRECTION_BYTES_MAX: usize = max(SPLICE_BYTES, WATERMARK_HIGH_BYTES + BUFFER_BYTES + RECEIVE_OVERSHOOT_BYTES);
 
 /// Bytes of stalled directions that may be copied out of the receive buffers to the heap, in each worker, so that
 /// clients who do not read cannot take the buffers of those who do.
@@ -413,9 +437,16 @@ pub const BYTES_UNREPORTED_MAX: u64 = 64 * 1024;
 
 const _: () = assert!(BYTES_UNREPORTED_MAX.is_power_of_two());
 const _: () = assert!(TIMEOUT_MAX.as_nanos() < 1 << HISTOGRAM_NANOS_BITS);
+
+const fn max(one: usize, other: usize) -> usize {
+    if one > other { one } else { other }
+}
+
 const _: () = assert!(FAILURES_MAX as u128 * RESTART_PAUSE_MAX.as_millis() < FAILURES_WINDOW.as_millis());
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
+const _: () = assert!(SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
+const _: () = assert!(BUFFER_BYTES < SPLICE_PIECE_BYTES && SPLICE_PIECE_BYTES <= BULK_BUFFER_BYTES);
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);
 const _: () = assert!(BUFFERS_PUBLISHED_MIN > 33, "one receive takes up to 33 at once");

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use common::backend::Backend;
 use common::net;
 use common::pattern::{self, End};
-use common::procfs::{anonymous_bytes, cpu_time, descriptor_numbers, descriptors};
+use common::procfs::{anonymous_bytes, cpu_time, descriptor_numbers, descriptors, descriptors_besides_pipes};
 use common::ringlb::{Config, Ringlb, field};
 use common::scrape::Scrape;
 use common::{at_once, has_program, skip, until};
@@ -91,14 +91,16 @@ fn five_hundred_clients_who_do_not_read_bound_memory_and_do_not_hold_up_the_othe
     let counter = Arc::clone(&flooded);
     let backend = Backend::start(move |stream| serve(stream, &counter));
     let ringlb = Config::new(&[backend.address()]).start();
-    let descriptors_before = descriptors(ringlb.pid());
+    let descriptors_before = descriptors_besides_pipes(ringlb.pid());
     let bound = anonymous_bytes(ringlb.pid()) + POOLS + FLOODS * DIRECTION_BYTES_MAX as u64 + 16 * MIB;
     let mut left = Vec::new();
     for _ in 0..2 {
         let most = flood(&ringlb, &flooded);
         println!("most {} MiB, bound {} MiB", most / MIB, bound / MIB);
         assert!(most <= bound, "{most} bytes of memory, {bound} are the bound");
-        until("all descriptors are closed", || (descriptors(ringlb.pid()) <= descriptors_before).then_some(()));
+        until("all descriptors are closed", || {
+            (descriptors_besides_pipes(ringlb.pid()) <= descriptors_before).then_some(())
+        });
         served(&mut ringlb.connect(), MIB);
         left.push(anonymous_bytes(ringlb.pid()));
     }
@@ -179,7 +181,7 @@ fn two_thousand_clients_that_reset_at_any_stage_leave_no_descriptor() {
     let unused = Arc::new(AtomicU64::new(0));
     let backend = Backend::start(move |stream| serve(stream, &unused));
     let ringlb = Config::new(&[backend.address()]).start();
-    let baseline = descriptors(ringlb.pid());
+    let baseline = descriptors_besides_pipes(ringlb.pid());
     at_once(THREADS, |thread| {
         let mut random = Random(seed ^ ((thread as u64) << 32));
         for _ in 0..CLIENTS {
@@ -188,7 +190,9 @@ fn two_thousand_clients_that_reset_at_any_stage_leave_no_descriptor() {
     });
     println!("seed {seed:#x}");
     ringlb.wait_for_ends(THREADS * CLIENTS);
-    until("descriptors are back at their baseline", || (descriptors(ringlb.pid()) <= baseline).then_some(()));
+    until("descriptors are back at their baseline", || {
+        (descriptors_besides_pipes(ringlb.pid()) <= baseline).then_some(())
+    });
     served(&mut ringlb.connect(), MIB);
     until("the backend's sessions are over", || (backend.active() == 0).then_some(()));
     ringlb.stop();

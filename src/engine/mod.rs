@@ -10,12 +10,14 @@
 //!   handed out. A cancelled operation completes too: with what it had done, or `ECANCELED`.
 //! - One send in flight a socket: the second of two could overtake the first one's rest.
 //! - A socket is closed only when nothing is in flight on it.
-//! - Received bytes lie in [`Buffers`]; a chunk belongs to exactly one [`Chain`] until it is consumed.
+//! - Received bytes lie in [`Buffers`]; a chunk belongs to exactly one [`Chain`] until it is consumed. Spliced bytes lie
+//!   in a pipe ([`Piped`]) until they are spliced on, spilt or discarded.
 
 pub mod buffers;
 pub mod handover;
 pub mod host;
 pub mod listener;
+pub mod pipes;
 pub mod ring;
 pub mod socket;
 
@@ -27,6 +29,7 @@ use crate::errno::Errno;
 use crate::slots::Key;
 
 pub use buffers::{Buffers, Chain, Filled};
+pub use pipes::{Piped, Spliced};
 
 /// Which of its slot's sockets an operation is for; the owner gives the numbers their meaning. Below
 /// [`ROLES_MAX`](crate::limits::ROLES_MAX).
@@ -48,9 +51,9 @@ pub struct Owner {
 pub enum OpKind {
     /// [`Engine::accept`]
     Accept = 1,
-    /// [`Engine::receive`]
+    /// [`Engine::receive`], [`Engine::await_readable`]
     Receive = 2,
-    /// [`Engine::send`]
+    /// [`Engine::send`], [`Engine::await_writable`]
     Send = 3,
     /// [`Engine::connect`]
     Connect = 4,
@@ -102,6 +105,8 @@ pub enum Event<S> {
     },
     /// The receive is over without bytes.
     ReceiveEnded(ReceiveEnd),
+    /// The socket that was waited for has bytes, its end or an error: [`Engine::splice_in`] tells which. May be untrue.
+    Readable,
     /// A send is over, and the kernel took `bytes` of it. `whole`: all that it was given. Where it is not whole and nobody
     /// cancelled it, the connection is broken, although no errno says so.
     Sent {
@@ -110,8 +115,10 @@ pub enum Event<S> {
         /// Whether this is all that was submitted.
         whole: bool,
     },
-    /// A send is over and nothing was taken (`ECANCELED` too).
+    /// A send, or a wait for room, is over and nothing was taken (`ECANCELED` too).
     SendFailed(Errno),
+    /// The socket that was waited for has room, or an error: [`Engine::splice_out`] tells which. May be untrue.
+    Writable,
     /// A connect has succeeded.
     Connected,
     /// A connect is over without success (`ECANCELED` where it was cancelled).
@@ -197,6 +204,31 @@ pub trait Engine {
     /// Sends the front of `chain`, as much of it as is gathered into one operation. The chain may grow at its end
     /// while the send is in flight; its front must stay as it is until the completion says how much to consume.
     fn send(&mut self, owner: Owner, socket: &Self::Socket, chain: &Chain);
+
+    /// Waits until `socket` has something to be spliced. Counts as a receive: completes as [`Event::Readable`] or, cancelled or
+    /// failed, as [`Event::ReceiveEnded`].
+    fn await_readable(&mut self, owner: Owner, socket: &Self::Socket);
+
+    /// Waits until `socket` has room again. Counts as a send: completes as [`Event::Writable`] or [`Event::SendFailed`].
+    fn await_writable(&mut self, owner: Owner, socket: &Self::Socket);
+
+    /// Moves what `socket` has received, up to [`SPLICE_BYTES`](crate::limits::SPLICE_BYTES), into an empty pipe. At once.
+    fn splice_in(&mut self, socket: &Self::Socket) -> Spliced;
+
+    /// Moves the front of `piped`, as much as there is room for, to `socket`: how many bytes. At once.
+    ///
+    /// # Errors
+    /// `EAGAIN` where there is no room; else the connection is broken.
+    fn splice_out(&mut self, piped: &mut Piped, socket: &Self::Socket) -> Result<usize, Errno>;
+
+    /// Gives the pipe back, with whatever is left in it.
+    fn discard_piped(&mut self, piped: Piped);
+
+    /// Copies what is left in the pipe to the heap, before all that waits in `chain`, and gives the pipe back.
+    fn spill_piped(&mut self, piped: Piped, chain: &mut Chain);
+
+    /// Whether all pipes that there may be hold bytes.
+    fn pipes_short(&self) -> bool;
 
     /// Connects `socket` to `address`.
     fn connect(&mut self, owner: Owner, socket: &Self::Socket, address: &Address);

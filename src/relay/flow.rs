@@ -3,20 +3,15 @@
 //! [`Relay::advance`] runs after every input that may change more than a byte count, and brings both directions as
 //! far as they can go. It only looks at the state, so it does not matter what the input was.
 
-use super::machine::{Cancelled, Phase, Pieces, Relay, Rx, Socket, Todo, Tx, Watch};
+use super::machine::{Cancelled, Phase, Relay, Rx, Socket, Todo, Tx, Watch};
+use super::pieces::Pieces;
 use super::{CloseReason, HeaderFault, Rules, Side};
 use crate::errno::Errno;
 use crate::limits::{
-    BUFFER_BYTES, BULK_BUFFER_BYTES, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN,
-    WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET,
+    WATERMARK_HIGH_BYTES,
 };
 use crate::time::Time;
-
-/// So many small pieces in a row and a direction is not bulk any more.
-const SMALL_PIECES: u8 = 8;
-
-/// So many full small pieces in a row, 32 KiB, and it is.
-const FULL_PIECES: u8 = 8;
 
 impl Relay {
     pub(super) fn advance(&mut self, now: Time, rules: &Rules) {
@@ -61,14 +56,8 @@ impl Relay {
     /// Weighs one piece, and says whether the side has proved to be bulk while it still receives small ones.
     pub(super) fn note_piece(&mut self, side: Side, bytes: usize) -> bool {
         let pieces = &mut self.end_mut(side).pieces;
-        *pieces = match *pieces {
-            Pieces::Small { full } if bytes >= BUFFER_BYTES => Pieces::Small { full: full.saturating_add(1) },
-            Pieces::Small { .. } => Pieces::Small { full: 0 },
-            Pieces::Large { small } if bytes < BUFFER_BYTES && small + 1 >= SMALL_PIECES => Pieces::Small { full: 0 },
-            Pieces::Large { small } if bytes < BUFFER_BYTES => Pieces::Large { small: small + 1 },
-            Pieces::Large { .. } => Pieces::Large { small: 0 },
-        };
-        matches!(*pieces, Pieces::Small { full } if full >= FULL_PIECES)
+        *pieces = pieces.after(bytes);
+        pieces.prove_bulk()
     }
 
     /// One side is broken: what it sent is still owed to the other one, which is then reset.
@@ -95,6 +84,8 @@ impl Relay {
         self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0 };
         self.end_mut(Side::Backend).queued = 0;
         self.want(Todo::Drop, Side::Backend);
+        // What is discarded goes into no pipe.
+        self.end_mut(Side::Client).pieces = Pieces::NEW;
         if self.end(Side::Client).rx != Rx::Eof {
             self.end_mut(Side::Client).tx = Tx::Shut;
             self.want(Todo::Shutdown, Side::Client);
@@ -206,19 +197,14 @@ impl Relay {
         let queued = self.end(side.other()).queued;
         let end = self.end_mut(side);
         match end.rx {
-            Rx::Off if end.is_open() => {
-                let room = if end.pieces.are_large() { BULK_BUFFER_BYTES } else { WATERMARK_LOW_BYTES };
-                if queued <= room {
-                    self.arm(side);
-                }
-            }
+            Rx::Off if end.is_open() && queued <= end.pieces.room() => self.arm(side),
             Rx::Armed => {
-                let Pieces::Small { full } = end.pieces else { return };
-                if full < FULL_PIECES && queued < WATERMARK_HIGH_BYTES {
+                let small = matches!(end.pieces, Pieces::Small { .. });
+                if !small || (!end.pieces.prove_bulk() && queued < WATERMARK_HIGH_BYTES) {
                     return;
                 }
                 end.rx = Rx::Cancelling;
-                end.pieces = Pieces::Large { small: 0 };
+                end.pieces = Pieces::BULK;
                 self.want(Todo::CancelReceive, side);
             }
             _ => {}

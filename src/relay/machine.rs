@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::pieces::Pieces;
 use super::{Action, CloseReason, HeaderFault, Input, Kill, ReceiveEnd, Rules, Side, Start, Verdict};
 use crate::errno::Errno;
 use crate::limits::{PROXY_HEADER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
@@ -121,21 +122,6 @@ pub(super) enum Watch {
     Cancelling,
 }
 
-/// How a side is received from. Bulk shows itself by full buffers, and its end by pieces that need no large one.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Pieces {
-    /// Small ones, until further notice; so many in a row were full.
-    Small { full: u8 },
-    /// Large ones, each asked for by itself; so many in a row would have fit a small buffer.
-    Large { small: u8 },
-}
-
-impl Pieces {
-    pub(super) const fn are_large(self) -> bool {
-        matches!(self, Pieces::Large { .. })
-    }
-}
-
 /// Actions as bits: the lowest is executed first. Those of a side are followed by the same for the other.
 #[derive(Copy, Clone, Debug)]
 #[repr(u32)]
@@ -167,7 +153,7 @@ impl End {
             rx: Rx::Off,
             tx: Tx::Idle,
             watch: Watch::Off,
-            pieces: Pieces::Small { full: 0 },
+            pieces: Pieces::NEW,
             hung_up: false,
             sent: false,
             queued: 0,
@@ -247,6 +233,7 @@ impl Relay {
                 self.handle_connect_failed(errno, retry, counted, now, rules)
             }
             Input::ReceiveEnded(side, end) => self.handle_receive_ended(side, end, now),
+            Input::Unspliced(side) => self.handle_unspliced(side, now),
             Input::BuffersFree(side) => {
                 if self.end(side).rx == Rx::Starved {
                     self.end_mut(side).rx = Rx::Off;
@@ -286,6 +273,7 @@ impl Relay {
             4..6 => Action::Spill(side),
             6..8 => Action::Send(side),
             8..10 => Action::CancelSend(side),
+            10..12 if self.end(side).pieces.are_spliced() => Action::Splice(side),
             10..12 => Action::Receive { side, bulk: self.end(side).pieces.are_large() },
             12..14 => Action::AwaitBuffers { side, bulk: self.end(side).pieces.are_large() },
             14..16 => Action::CancelReceive(side),
@@ -373,7 +361,9 @@ impl Relay {
     }
 
     fn handle_sent(&mut self, side: Side, bytes: usize, whole: bool, now: Time, rules: &Rules) {
-        self.active_at = now;
+        if bytes > 0 {
+            self.active_at = now;
+        }
         let end = self.end_mut(side);
         end.queued -= bytes;
         end.sent = true;
@@ -483,6 +473,14 @@ impl Relay {
             ReceiveEnd::Starved | ReceiveEnd::Cancelled => self.watch_soon(now),
             ReceiveEnd::Failed(errno) => self.break_side(side, CloseReason::Failed(side, reset_name(errno)), now),
         }
+    }
+
+    /// The next pieces are received; those after them may be spliced again.
+    fn handle_unspliced(&mut self, side: Side, now: Time) {
+        let end = self.end_mut(side);
+        end.rx = Rx::Off;
+        end.pieces = Pieces::BULK;
+        self.watch_soon(now);
     }
 
     fn handle_hung_up(&mut self, side: Side, reset: bool, more: bool, now: Time) {

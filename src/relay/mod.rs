@@ -29,7 +29,11 @@
 //! at [`WATERMARK_LOW_BYTES`](crate::limits::WATERMARK_LOW_BYTES). One that has reached the high mark, or filled several
 //! small buffers in a row, is taken for bulk: it then receives large pieces one by one, which needs no mark at all.
 //! Pieces that stay small end that.
-
+//!
+//! Bulk that goes on is *spliced*: moved from socket to socket through a pipe, without being copied. The next piece is
+//! asked for when the pipe is empty, and a direction has a pipe only while bytes of it wait in one. To the relay such
+//! bytes are queued like others.
+//!
 //! # Resets that nobody tells
 //! A receive that stays armed reports a reset behind the bytes, but for one case: when bytes and reset arrive together,
 //! the kernel hands over the bytes, finds no more of them, and waits for news that has come already. And where nobody receives,
@@ -39,6 +43,7 @@
 
 mod flow;
 mod machine;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -162,9 +167,11 @@ pub enum Input {
     },
     /// A receive is over without bytes.
     ReceiveEnded(Side, ReceiveEnd),
+    /// A splice from this side is over without bytes, because there was no pipe or nothing that can be spliced.
+    Unspliced(Side),
     /// Buffers are there again for a side that was told to wait for them.
     BuffersFree(Side),
-    /// A send to this side is over; so many bytes were taken from its queue.
+    /// A send to this side is over; so many bytes were taken from its queue, none where it ended only to be asked for anew.
     Sent {
         /// Whose send.
         side: Side,
@@ -244,6 +251,9 @@ pub enum Action {
         /// One large piece, instead of small ones until further notice.
         bulk: bool,
     },
+    /// Splice from this side, once: what comes next goes into a pipe, and is sent from there. Answer [`Input::Received`],
+    /// [`Input::ReceiveEnded`] or [`Input::Unspliced`].
+    Splice(Side),
     /// Tell [`Input::BuffersFree`] when it is worth while to receive from this side again.
     AwaitBuffers {
         /// Who waits.
@@ -251,7 +261,7 @@ pub enum Action {
         /// For a large one.
         bulk: bool,
     },
-    /// Cancel the receive from this side.
+    /// Cancel the receive, or the splice, from this side.
     CancelReceive(Side),
     /// Watch this side for a hang-up.
     Watch(Side),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
-    WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, SPLICE_BYTES, SPLICE_PIECE_BYTES, UNSENT_POLL_MIN, WATCH_AFTER,
+    WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -249,6 +249,92 @@ fn full_pieces_in_a_row_are_bulk_and_small_ones_end_it() {
         assert_eq!(piece, [Action::Send(Backend), next]);
         s.sent(Backend, 10);
     }
+}
+
+/// A relaying session whose client is spliced from, with nothing waiting.
+fn splicing() -> Session {
+    let mut s = Session::relaying();
+    s.received(Client, WATERMARK_HIGH_BYTES);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    assert_eq!(s.sent(Backend, WATERMARK_HIGH_BYTES), []);
+    for n in 1..=4 {
+        let next = s.piece(SPLICE_PIECE_BYTES);
+        // A large one is asked for while the last is on its way, a pipe is filled when it is empty.
+        assert_eq!(next[1..], if n < 4 { vec![large] } else { vec![] });
+        assert_eq!(s.sent(Backend, SPLICE_PIECE_BYTES), if n < 4 { vec![] } else { vec![Action::Splice(Client)] });
+    }
+    s
+}
+
+impl Session {
+    /// The client's next piece.
+    fn piece(&mut self, bytes: usize) -> Vec<Action> {
+        self.input(Input::Received { side: Client, bytes, more: false })
+    }
+}
+
+#[test]
+fn bulk_that_goes_on_is_spliced_one_pipe_at_a_time_until_it_comes_slowly() {
+    let mut s = splicing();
+    for _ in 0..3 {
+        assert_eq!(s.piece(SPLICE_BYTES), [Action::Send(Backend)]);
+        // A full socket takes a part; the rest is asked for anew.
+        assert_eq!(s.sent(Backend, 1000), [Action::Send(Backend)]);
+        assert_eq!(s.sent(Backend, SPLICE_BYTES - 1000), [Action::Splice(Client)]);
+    }
+    for _ in 1..8 {
+        assert_eq!(s.piece(10), [Action::Send(Backend)]);
+        assert_eq!(s.sent(Backend, 10), [Action::Splice(Client)]);
+    }
+    assert_eq!(s.piece(10), [Action::Send(Backend), Action::Receive { side: Client, bulk: true }]);
+}
+
+#[test]
+fn what_cannot_be_spliced_is_received() {
+    let mut s = splicing();
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::Unspliced(Client)), [large]);
+    assert_eq!(s.piece(100), [Action::Send(Backend), large]);
+}
+
+#[test]
+fn a_splice_that_was_taken_back_is_not_asked_for_again_by_a_session_that_ends() {
+    let mut s = splicing();
+    let both = [Action::CancelReceive(Client), Action::CancelReceive(Backend)];
+    assert_eq!(s.input(Input::Kill(Kill::Shutdown)), both);
+    assert_eq!(s.input(Input::Unspliced(Client)), [Action::Reset(Client)]);
+}
+
+#[test]
+fn the_end_and_the_reset_of_a_spliced_side_come_after_what_is_in_the_pipe() {
+    let mut s = splicing();
+    s.piece(SPLICE_BYTES);
+    assert_eq!(s.sent(Backend, SPLICE_BYTES), [Action::Splice(Client)]);
+    assert_eq!(s.eof(Client), [Action::Shutdown(Backend)]);
+
+    // Where the watch tells of the reset while the pipe is full, what the client has sent before is still spliced.
+    let mut s = splicing();
+    s.piece(SPLICE_BYTES);
+    s.after(WATCH_AFTER);
+    let gone = s.input(Input::HungUp { side: Client, reset: true, more: true });
+    assert_eq!(gone, [Action::Drop(Client), Action::CancelReceive(Backend)]);
+    assert_eq!(s.input(Input::ReceiveEnded(Backend, ReceiveEnd::Cancelled)), []);
+    assert_eq!(s.sent(Backend, SPLICE_BYTES), [Action::Splice(Client)]);
+    assert_eq!(s.piece(100), [Action::Send(Backend)]);
+    assert_eq!(s.sent(Backend, 100), [Action::Splice(Client)]);
+    assert_eq!(s.reset(Client), [Action::CancelWatch(Client), Action::PollUnsent(Backend)]);
+}
+
+/// Nothing has moved, and so it is no sign of life.
+#[test]
+fn a_send_that_is_asked_for_anew_does_not_keep_an_idle_session() {
+    let mut s = splicing();
+    s.piece(SPLICE_BYTES);
+    s.tick(599);
+    assert_eq!(s.sent(Backend, 0), [Action::Send(Backend)]);
+    let ends = s.tick(1);
+    assert!(ends.contains(&Action::CancelSend(Backend)), "{ends:?}");
 }
 
 #[test]

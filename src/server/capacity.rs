@@ -4,7 +4,10 @@ use std::num::NonZeroUsize;
 
 use crate::config::Config;
 use crate::engine::host;
-use crate::limits::{CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE};
+use crate::limits::{
+    CHECK_DESCRIPTORS_SHARE, CHECKS_IN_FLIGHT_MAX, CHECKS_IN_FLIGHT_MIN, DESCRIPTORS_RESERVE, PIPE_DESCRIPTORS_SHARE,
+    PIPES_MAX,
+};
 use crate::server::bind::Bound;
 
 /// How many descriptors this process may open.
@@ -18,10 +21,16 @@ pub(super) fn checks_max(descriptors: usize) -> NonZeroUsize {
     NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// How many pipes each of so many workers may splice through.
+pub(super) fn pipes_max(descriptors: usize, workers: usize) -> usize {
+    (descriptors / PIPE_DESCRIPTORS_SHARE / (2 * workers)).min(PIPES_MAX)
+}
+
 /// How many sessions there may be: what the configuration says, as far as descriptors suffice.
 pub(super) fn connections_max(config: &Config, listeners: &[Bound], workers: usize, descriptors: usize) -> usize {
     let checks = checks_max(descriptors).get() - CHECKS_IN_FLIGHT_MIN;
-    let used = DESCRIPTORS_RESERVE + checks + (listeners.len() + 2) * workers;
+    let pipes = 2 * pipes_max(descriptors, workers) * workers;
+    let used = DESCRIPTORS_RESERVE + checks + pipes + (listeners.len() + 2) * workers;
     // At least one: a balancer that never accepts would only seem to run.
     let possible = (descriptors.saturating_sub(used) / 2).max(1);
     match config.max_connections() {

@@ -37,7 +37,7 @@ use crate::worker::clock;
 use crate::worker::mailbox::Command;
 
 use bind::{Bound, bind_all, bind_metrics, refuse_rest, try_sources};
-use capacity::{checks_max, connections_max, descriptors_max};
+use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
 use error::{interrupted, system};
 use manager::Manager;
 use restarts::Restarts;
@@ -109,7 +109,8 @@ impl<'c> Fleet<'c> {
             process: Arc::clone(&process),
             listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
         };
-        let plan = Plan { config, rosters: Arc::clone(&rosters), process, announcements, desks, cpus, shared };
+        let pipes = pipes_max(descriptors, count);
+        let plan = Plan { config, rosters: Arc::clone(&rosters), process, announcements, desks, cpus, pipes, shared };
         let control = control::Setup {
             metrics,
             admin: admin.as_ref().map(|admin| admin::serve(admin, &plan, &listeners)).transpose()?,

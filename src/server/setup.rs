@@ -29,6 +29,8 @@ pub(super) struct Plan<'c> {
     pub(super) announcements: Sender<Announced>,
     pub(super) desks: Vec<Desk>,
     pub(super) cpus: Vec<usize>,
+    /// How many pipes each may splice through.
+    pub(super) pipes: usize,
     pub(super) shared: HashMap<String, Shared>,
 }
 
@@ -108,6 +110,7 @@ impl Plan<'_> {
             mailbox: desk.mailbox.clone(),
             pulse: Arc::clone(&desk.pulse),
             announcements: self.announcements.clone(),
+            pipes: self.pipes,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod session;
 #[cfg(test)]
 mod simulation;
 pub mod sources;
+mod splicing;
 mod tally;
 pub mod timers;
 
@@ -56,6 +57,8 @@ pub struct Setup {
     pub mailbox: Mailbox,
     /// The last ping that it has answered.
     pub pulse: Arc<AtomicU64>,
+    /// How many pipes it may splice through.
+    pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
 }
@@ -113,6 +116,7 @@ impl Worker {
             tracing::warn!(worker = setup.number, cpu, %error, "cannot stay on its CPU; going on without");
         }
         let mut ring = Ring::new()?;
+        ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, setup.mailbox.waker());
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);

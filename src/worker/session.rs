@@ -12,7 +12,9 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::balance::settings::Policy;
 use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Tried};
-use crate::engine::{self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions};
+use crate::engine::{
+    self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions, Spliced,
+};
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
 use crate::metrics::Recorder;
@@ -23,6 +25,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::sources::{Source, Sources};
+use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
 use crate::worker::timers::{Timer, Timers};
 
@@ -76,6 +79,8 @@ struct Session<S> {
     unix: [bool; 2],
     /// What waits for each side.
     chains: [Chain; 2],
+    /// What waits for each side before that.
+    splices: Splices,
     /// The turn of the reclaimer in which each side's send was submitted.
     sent_in: [u16; 2],
     route: u16,
@@ -160,6 +165,7 @@ impl<E: Engine> Sessions<E> {
             unix: [*unix_clients, false],
             tally: Tally::new(held.bytes()),
             chains: [Chain::new(), held],
+            splices: Splices::default(),
             sent_in: [0; 2],
             route,
             claim: None,
@@ -199,6 +205,8 @@ impl<E: Engine> Sessions<E> {
                 engine.buffers().consume(&mut session.chains[side as usize], bytes);
                 Input::Sent { side, bytes, whole }
             }
+            Event::Readable => session.splice(engine, side, now),
+            Event::Writable => session.writable(engine, side),
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
             Event::Connected => session.connected(now),
@@ -319,8 +327,8 @@ impl<E: Engine> Sessions<E> {
     fn finish(&mut self, engine: &mut E, key: Key, reason: CloseReason) {
         let Some(mut session) = self.slots.remove(key) else { return };
         debug_assert!(session.sockets.iter().all(Option::is_none), "a session has ended with an open socket");
-        for chain in &mut session.chains {
-            engine.buffers().clear(chain);
+        for side in Side::BOTH {
+            session.throw_away(engine, side);
         }
         self.context.ended.push(session.ended(key, reason));
     }
@@ -338,11 +346,12 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
-    /// While buffers are short: takes them back from sides whose send has not moved for a whole round, so that clients
+    /// While buffers or pipes are short: takes them back from sides whose send has not moved for a whole round, so that clients
     /// who do not read cannot starve those who do.
     fn reclaim(&mut self, engine: &mut E, now: Time) {
+        let pipes_short = engine.pipes_short();
         let buffers = engine.buffers();
-        if buffers.small_free() >= BUFFERS_RESERVE && buffers.large_free() >= BULK_BUFFERS_RESERVE {
+        if buffers.small_free() >= BUFFERS_RESERVE && buffers.large_free() >= BULK_BUFFERS_RESERVE && !pipes_short {
             self.context.reclaim_at = Time::NEVER;
             return;
         }
@@ -360,10 +369,11 @@ impl<E: Engine> Sessions<E> {
                 let Some(session) = self.slots.get(key) else { break };
                 let chain = &session.chains[side as usize];
                 let buffers = engine.buffers();
-                if buffers.heap_bytes() + chain.bytes() > SPILL_BYTES_MAX {
+                if buffers.heap_bytes() + chain.bytes() + session.splices.bytes(side) > SPILL_BYTES_MAX {
                     return;
                 }
-                if session.sent_in[side as usize] != turn && buffers.pooled_chunks(chain) > 0 {
+                let holds = buffers.pooled_chunks(chain) > 0 || (pipes_short && session.splices.wait(side));
+                if session.sent_in[side as usize] != turn && holds {
                     self.input(engine, key, Input::Reclaim(side), now);
                 }
             }
@@ -412,7 +422,12 @@ impl<S> Session<S> {
         match action {
             Action::Send(side) => {
                 self.sent_in[side as usize] = context.reclaim_turn;
-                engine.send(owner(side), self.sockets[side as usize].as_ref()?, &self.chains[side as usize]);
+                let (socket, chain) = (self.sockets[side as usize].as_ref()?, &mut self.chains[side as usize]);
+                match self.splices.send(engine, (owner(side), side), socket, chain) {
+                    Send::Nothing => engine.send(owner(side), socket, chain),
+                    Send::Waits => {}
+                    Send::Done(input) => return Some(input),
+                }
             }
             Action::Receive { side, bulk } => {
                 let how = match bulk {
@@ -422,14 +437,18 @@ impl<S> Session<S> {
                 };
                 engine.receive(owner(side), self.sockets[side as usize].as_ref()?, how);
             }
+            Action::Splice(side) => engine.await_readable(owner(side), self.sockets[side as usize].as_ref()?),
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
             Action::ReadHeader => return self.read_header(engine, context),
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
             Action::Drop(side) => {
-                self.tally.discard(side.other(), self.chains[side as usize].bytes());
-                engine.buffers().clear(&mut self.chains[side as usize]);
+                self.tally.discard(side.other(), self.waits(side));
+                self.throw_away(engine, side);
             }
-            Action::Spill(side) => engine.buffers().spill(&mut self.chains[side as usize]),
+            Action::Spill(side) => {
+                self.splices.spill(engine, side, &mut self.chains[side as usize]);
+                engine.buffers().spill(&mut self.chains[side as usize]);
+            }
             Action::CancelSend(side) => engine.cancel(owner(side), OpKind::Send),
             Action::AwaitBuffers { side, bulk } => context.starved[usize::from(bulk)].push_back((key, side)),
             Action::CancelReceive(side) => engine.cancel(owner(side), OpKind::Receive),
@@ -465,9 +484,9 @@ impl<S> Session<S> {
         if side == Side::Backend {
             // Before its place is free: whoever finds nobody there finds all bytes counted.
             self.report(now);
-            self.tally.discard(Side::Client, self.chains[side as usize].bytes());
+            self.tally.discard(Side::Client, self.waits(side));
         }
-        engine.buffers().clear(&mut self.chains[side as usize]);
+        self.throw_away(engine, side);
         if let Some(socket) = self.sockets[side as usize].take() {
             if reset { engine.reset(socket) } else { engine.close(socket) }
         }
@@ -475,6 +494,17 @@ impl<S> Session<S> {
             // The backend's part is over, however long the client takes: its place is free.
             self.claim = None;
         }
+    }
+
+    /// How many bytes wait for `side`.
+    fn waits(&self, side: Side) -> usize {
+        self.splices.bytes(side) + self.chains[side as usize].bytes()
+    }
+
+    /// Throws away what waits for `side`.
+    fn throw_away<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side) {
+        engine.buffers().clear(&mut self.chains[side as usize]);
+        self.splices.clear(engine, side);
     }
 
     /// Reads the header of a proxy, if it is complete, and puts the one for the backend in its place.
@@ -648,9 +678,38 @@ impl<S> Session<S> {
         Input::Received { side, bytes, more }
     }
 
+    /// Moves what has come from `side` into a pipe.
+    fn splice<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, now: Time) -> Input {
+        let socket = self.sockets[side as usize].as_ref();
+        let Some(socket) = socket.filter(|_| !self.relay.discards(side)) else {
+            return Input::ReceiveEnded(side, ReceiveEnd::Cancelled);
+        };
+        match engine.splice_in(socket) {
+            Spliced::Bytes(piped) => {
+                let bytes = piped.bytes();
+                self.splices.hold(side.other(), piped);
+                if self.tally.receive(side, bytes) {
+                    self.report(now);
+                }
+                Input::Received { side, bytes, more: false }
+            }
+            Spliced::Nothing => Input::Unspliced(side),
+            Spliced::Eof => Input::ReceiveEnded(side, self.receive_end(engine, side, engine::ReceiveEnd::Eof)),
+            Spliced::Failed(errno) => Input::ReceiveEnded(side, ReceiveEnd::Failed(errno)),
+        }
+    }
+
+    /// Goes on with the spliced bytes that wait for `side`.
+    fn writable<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side) -> Input {
+        match self.sockets[side as usize].as_ref() {
+            Some(socket) => self.splices.writable(engine, side, socket),
+            None => Input::SendFailed(side, Errno::ECANCELED),
+        }
+    }
+
     #[cold]
     fn report(&mut self, now: Time) {
-        self.tally.report(self.chains[Side::Backend as usize].bytes(), now);
+        self.tally.report(self.waits(Side::Backend), now);
     }
 
     fn receive_end<E: Engine<Socket = S>>(
@@ -687,6 +746,8 @@ impl<S> std::fmt::Debug for Name<'_, S> {
             Event::AcceptEnded(_) => "AcceptEnded",
             Event::Received { .. } => "Received",
             Event::ReceiveEnded(_) => "ReceiveEnded",
+            Event::Readable => "Readable",
+            Event::Writable => "Writable",
             Event::Sent { .. } => "Sent",
             Event::SendFailed(_) => "SendFailed",
             Event::Connected => "Connected",

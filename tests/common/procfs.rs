@@ -10,7 +10,23 @@ pub fn descriptors(pid: u32) -> usize {
     descriptor_numbers(pid).len()
 }
 
-/// Their numbers.
+/// How many pipes a process has, its own and those of its output.
+pub fn pipes(pid: u32) -> usize {
+    pipe_ends(pid) / 2
+}
+
+/// How many descriptors a process has open besides pipes, of which ringlb keeps a few.
+pub fn descriptors_besides_pipes(pid: u32) -> usize {
+    descriptors(pid) - pipe_ends(pid)
+}
+
+fn pipe_ends(pid: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
+    let names = open.filter_map(|entry| fs::read_link(entry.expect("a descriptor").path()).ok());
+    names.filter(|name| name.to_string_lossy().starts_with("pipe:")).count()
+}
+
+/// The numbers of its descriptors.
 pub fn descriptor_numbers(pid: u32) -> BTreeSet<u64> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives");
     open.map(|entry| entry.expect("a descriptor").file_name().to_str().expect("text").parse().expect("a number"))

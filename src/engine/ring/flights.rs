@@ -8,7 +8,7 @@ use crate::limits::ROLES_MAX;
 /// What is in flight on one socket.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) struct Flight {
-    /// Bytes given to the send that is in flight.
+    /// Bytes given to the send that is in flight; 0 where it is a wait for room.
     pub(super) asked: u32,
     /// One bit for each [`OpKind`].
     kinds: u8,
@@ -16,6 +16,8 @@ pub(super) struct Flight {
     pub(super) fd: RawFd,
     /// That receive takes a large buffer.
     pub(super) large: bool,
+    /// It only waits for bytes.
+    pub(super) waits: bool,
 }
 
 /// The table of all flights. It grows with the highest slot and is small: 12 bytes a socket.

@@ -35,6 +35,7 @@ use self::group::{Demand, Group};
 use self::queue::Queue;
 use self::scratch::Scratch;
 use super::buffers::{Buffers, Chain};
+use super::pipes::{Piped, Pipes, Spliced};
 use super::socket::{self, Waker};
 use super::{Addresses, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, Role, SocketOptions};
 use crate::address::Address;
@@ -95,6 +96,7 @@ pub struct Ring {
     waiting_large: usize,
     /// Freed only when the kernel holds nothing any more.
     buffers: ManuallyDrop<Buffers>,
+    pipes: Pipes,
     flights: Flights,
     scratch: Scratch,
     /// Completions that came while room was made for submissions, and those of operations that failed before the kernel.
@@ -140,6 +142,7 @@ impl Ring {
             large_demand: Demand::new(BULK_BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX),
             waiting_large: 0,
             buffers: ManuallyDrop::new(buffers),
+            pipes: Pipes::new(),
             flights: Flights::default(),
             scratch: Scratch::new(),
             early: Vec::new(),
@@ -158,6 +161,11 @@ impl Ring {
     /// What the ring has done so far.
     pub fn statistics(&self) -> Statistics {
         self.statistics
+    }
+
+    /// Allows `most` pipes to splice through, 0 for none; as made a ring has as many as there may be.
+    pub fn limit_pipes(&mut self, most: usize) {
+        self.pipes.limit(most);
     }
 
     /// Operations that the kernel holds for their owners.
@@ -297,6 +305,36 @@ impl Engine for Ring {
         debug_assert!(asked > 0, "{owner:?} sends an empty chain");
         self.flights.begin(owner, OpKind::Send).asked = asked as u32;
         self.push(entry.user_data(tag::write(OpKind::Send as u8, owner)));
+    }
+
+    fn await_readable(&mut self, owner: Owner, socket: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Receive).waits = true;
+        self.poll(owner, OpKind::Receive, socket.as_raw_fd(), libc::POLLIN | libc::POLLRDHUP);
+    }
+
+    fn await_writable(&mut self, owner: Owner, socket: &OwnedFd) {
+        self.flights.begin(owner, OpKind::Send).asked = 0;
+        self.poll(owner, OpKind::Send, socket.as_raw_fd(), libc::POLLOUT);
+    }
+
+    fn splice_in(&mut self, socket: &OwnedFd) -> Spliced {
+        self.pipes.splice_in(socket)
+    }
+
+    fn splice_out(&mut self, piped: &mut Piped, socket: &OwnedFd) -> Result<usize, Errno> {
+        self.pipes.splice_out(piped, socket)
+    }
+
+    fn discard_piped(&mut self, piped: Piped) {
+        self.pipes.discard(piped);
+    }
+
+    fn spill_piped(&mut self, piped: Piped, chain: &mut Chain) {
+        self.pipes.spill(piped, chain, &mut self.buffers);
+    }
+
+    fn pipes_short(&self) -> bool {
+        self.pipes.are_short()
     }
 
     fn connect(&mut self, owner: Owner, socket: &OwnedFd, address: &Address) {

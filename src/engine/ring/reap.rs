@@ -50,6 +50,9 @@ impl Ring {
         }
         if !more {
             let flight = self.flights.end(owner, OpKind::Receive);
+            if flight.waits {
+                return Some(if result > 0 { Event::Readable } else { Event::ReceiveEnded(self.end(result)) });
+            }
             if flight.large {
                 self.waiting_large -= 1;
                 if result == -libc::ENOBUFS {
@@ -88,6 +91,7 @@ impl Ring {
         let asked = self.flights.end(owner, OpKind::Send).asked;
         match entry.result() {
             errno @ ..0 => Event::SendFailed(Errno::new(errno)),
+            _ if asked == 0 => Event::Writable,
             bytes => Event::Sent { bytes: bytes as usize, whole: bytes as u32 == asked },
         }
     }

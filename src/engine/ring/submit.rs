@@ -84,6 +84,12 @@ impl Ring {
         self.large_demand.published(self.large.published());
     }
 
+    /// Waits once until there are `events` on a socket.
+    pub(super) fn poll(&mut self, owner: Owner, kind: OpKind, fd: RawFd, events: i16) {
+        let entry = opcode::PollAdd::new(types::Fd(fd), events as u32).build();
+        self.push(entry.user_data(tag::write(kind as u8, owner)));
+    }
+
     /// Arms a receive. `again`: it has just found no large buffer.
     #[inline]
     pub(super) fn arm_receive(&mut self, owner: Owner, fd: RawFd, how: Receive, again: bool) {
@@ -97,7 +103,7 @@ impl Ring {
         };
         self.waiting_large += usize::from(large);
         let flight = self.flights.begin(owner, OpKind::Receive);
-        (flight.fd, flight.large) = (fd, large);
+        (flight.fd, flight.large, flight.waits) = (fd, large, false);
         let entry = opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0);
         let entry = entry.ioprio(ioprio).buf_group(if large { LARGE } else { SMALL }).build();
         let entry = entry.flags(squeue::Flags::BUFFER_SELECT);

@@ -165,6 +165,43 @@ impl Kernel {
         self.audit_bound(id);
     }
 
+    /// The owner has moved bytes into a pipe.
+    pub(super) fn audit_spliced(&mut self, id: LinkId, bytes: u64) {
+        let now = self.now;
+        let told = &mut self.link_mut(id).told;
+        told.bytes += bytes;
+        told.active_at = now;
+        self.audit_bound(id);
+    }
+
+    /// The owner, splicing, has come to an end, which may be one in disguise.
+    pub(super) fn audit_eof(&mut self, id: LinkId) {
+        self.audit.events += 1;
+        let (now, number) = (self.now, self.audit.events);
+        let link = self.link_mut(id);
+        if link.inbound.fin_written && link.unread() == 0 {
+            link.told.fin = Some((now, number));
+        }
+    }
+
+    /// A pipe is to be emptied into `id`: its bytes must be the next of what the partner has said.
+    pub(super) fn audit_splice_out(&self, id: LinkId, from: LinkId, offset: u64, bytes: u64) {
+        let link = self.link(id);
+        assert!(link.established() && link.outbound.shut.is_none(), "a splice to {id:?} before or after its stream");
+        assert!(link.op(OpKind::Send).is_none(), "a splice to {id:?} under a send");
+        assert_eq!(link.partner, Some(from), "{id:?} is sent somebody else's bytes");
+        let next = link.outbound.taken;
+        assert_eq!(offset, next, "{id:?} is sent something else than what its partner said, at {next} + {bytes}");
+        assert!(bytes > 0, "a splice of nothing to {id:?}");
+    }
+
+    /// The kernel has taken bytes out of a pipe.
+    pub(super) fn audit_sent(&mut self, id: LinkId) {
+        let now = self.now;
+        let told = &mut self.link_mut(id).told;
+        (told.sent_at, told.active_at) = (now, now);
+    }
+
     /// What one direction holds has a bound while both ends are alive.
     fn audit_bound(&self, id: LinkId) {
         let link = self.link(id);

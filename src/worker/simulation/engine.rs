@@ -7,7 +7,8 @@ use super::kernel::{Asked, Happening, Kernel, SimSocket};
 use super::link::{Closing, Descriptor, Job, LinkId, Op, Stage};
 use crate::address::Address;
 use crate::engine::{
-    Addresses, Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Receive, SocketOptions,
+    Addresses, Buffers, Chain, Completion, Engine, Event, Inspection, OpKind, Owner, Piped, Receive, SocketOptions,
+    Spliced,
 };
 use crate::errno::Errno;
 use crate::limits::GATHER_MAX;
@@ -43,6 +44,37 @@ impl Engine for Kernel {
         self.seen.spilt += u64::from(self.buffers.heap_bytes() > 0);
         let lent = self.buffers.lend(chain, chunks);
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });
+    }
+
+    fn await_readable(&mut self, owner: Owner, socket: &SimSocket) {
+        assert!(self.link(socket.link).established(), "a wait for {:?}, which is not connected", socket.link);
+        self.ask(owner, socket, OpKind::Receive, Job::Readable);
+    }
+
+    fn await_writable(&mut self, owner: Owner, socket: &SimSocket) {
+        let link = self.link(socket.link);
+        assert!(link.established() && link.outbound.shut.is_none(), "a wait for room after the end of a stream");
+        self.ask(owner, socket, OpKind::Send, Job::Writable);
+    }
+
+    fn splice_in(&mut self, socket: &SimSocket) -> Spliced {
+        self.fill_pipe(socket)
+    }
+
+    fn splice_out(&mut self, piped: &mut Piped, socket: &SimSocket) -> Result<usize, Errno> {
+        self.empty_pipe(piped, socket)
+    }
+
+    fn discard_piped(&mut self, piped: Piped) {
+        self.end_pipe(&piped);
+    }
+
+    fn spill_piped(&mut self, piped: Piped, chain: &mut Chain) {
+        self.read_pipe(&piped, chain);
+    }
+
+    fn pipes_short(&self) -> bool {
+        self.pipes.are_short()
     }
 
     fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {

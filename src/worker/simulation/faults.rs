@@ -32,6 +32,8 @@ pub(super) struct Faults {
     pub(super) interrupted: Chance,
     /// A peer misbehaves.
     pub(super) peer: Chance,
+    /// A peer says a lot.
+    pub(super) bulk: Chance,
     /// Links are this slow at most.
     pub(super) latency: Duration,
 }
@@ -53,6 +55,7 @@ impl Faults {
             jump: Chance::NEVER,
             interrupted: Chance::NEVER,
             peer: Chance::NEVER,
+            bulk: Chance::NEVER,
             latency: Duration::from_micros(50),
         }
     }
@@ -78,6 +81,7 @@ impl Faults {
             jump: draw(random, 8),
             interrupted: draw(random, 200),
             peer: Chance(random.pick(&[0, 0, 100, 250, 500, 1000])),
+            bulk: Chance(if random.below(16) == 0 { 512 } else { 16 }),
             latency: Duration::from_micros(random.pick(&[20, 200, 2_000, 20_000])),
         }
     }
@@ -103,6 +107,8 @@ pub(super) enum Sabotage {
     SilentReset,
     /// A completion is never handed over.
     LoseCompletion,
+    /// A byte is lost in a pipe.
+    DropPiped,
     /// A buffer never comes back.
     LeakBuffer,
     /// A peer is reset out of the blue.
@@ -115,6 +121,7 @@ impl Sabotage {
         (Sabotage::DropByte, "is sent something else"),
         (Sabotage::Repeat, "is sent something else"),
         (Sabotage::Swap, "is sent something else"),
+        (Sabotage::DropPiped, "is sent something else"),
         (Sabotage::LoseTail, "bytes before it"),
         (Sabotage::PoliteReset, "is told of an end that its partner has not come to"),
         (Sabotage::EarlyEnd, "is told of an end that its partner has not come to"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::faults::Sabotage;
 use super::kernel::{Happening, Kernel};
-use super::link::{Gone, Job, LinkId};
+use super::link::{Gone, Job, LinkId, Op};
 use super::random::Chance;
 use crate::engine::{Event, Filled, OpKind, Receive, ReceiveEnd};
 use crate::errno::Errno;
@@ -98,6 +98,9 @@ impl Kernel {
 
     /// Lets an armed receive take what is there.
     pub(super) fn drive_receive(&mut self, id: LinkId) {
+        if self.drive_readable(id) {
+            return;
+        }
         loop {
             let link = self.link_mut(id);
             let Some(op) = link.running(OpKind::Receive) else { return };
@@ -131,6 +134,20 @@ impl Kernel {
             self.complete(id, OpKind::Receive, Event::Received { filled, more }, !more);
             self.move_inbound(id);
         }
+    }
+
+    /// Lets a wait for something to receive see what is there, or what is not. Whether it is one.
+    fn drive_readable(&mut self, id: LinkId) -> bool {
+        let false_alarm = self.random.chance(self.faults.receive_ends) && self.random.chance(Chance(50));
+        let link = self.link_mut(id);
+        let ready = link.unread() > 0 || link.inbound.fin_arrived || link.gone.is_some() || false_alarm;
+        if !matches!(link.running(OpKind::Receive), Some(Op { job: Job::Readable, .. })) {
+            return false;
+        }
+        if ready {
+            self.complete(id, OpKind::Receive, Event::Readable, true);
+        }
+        true
     }
 
     /// Takes the next bytes into a buffer.
@@ -204,7 +221,7 @@ impl Kernel {
             self.drive_receive(id);
         }
         let Some(op) = self.link_mut(id).running(OpKind::Receive) else { return };
-        let more = op.cancelled != Some(0);
+        let more = op.cancelled != Some(0) && matches!(op.job, Job::Receive { .. });
         if self.link(id).unread() > 0
             && more
             && self.random.chance(Chance(200))

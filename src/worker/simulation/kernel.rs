@@ -13,6 +13,7 @@ use super::faults::{Faults, Sabotage};
 use super::link::{Gone, Job, Link, LinkId, Op, Path};
 use super::outward::Manner;
 use super::peer::Peer;
+use super::pipes::Pipes;
 use super::random::Random;
 use super::script::{Plan, Step};
 use super::seen::Seen;
@@ -92,6 +93,7 @@ pub(super) struct Kernel {
     heap: BinaryHeap<Entry>,
     links: Vec<Link>,
     pub(super) buffers: Buffers,
+    pub(super) pipes: Pipes,
     pub(super) random: Random,
     pub(super) faults: Faults,
     /// Clients that nobody has accepted yet.
@@ -133,6 +135,7 @@ impl Kernel {
             heap: BinaryHeap::new(),
             links: Vec::new(),
             buffers: Buffers::new().expect("address space for the buffers"),
+            pipes: Pipes::new(4),
             random,
             faults,
             backlog: VecDeque::new(),
@@ -202,6 +205,7 @@ impl Kernel {
     /// Something has happened to an operation. `last`: the kernel has done with it.
     pub(super) fn complete(&mut self, id: LinkId, kind: OpKind, event: Event<SimSocket>, last: bool) {
         if last && self.plant(Sabotage::LoseCompletion) {
+            self.links[id.0 as usize].op_mut(kind).expect("only an operation in flight completes").over = true;
             self.discard(event);
             return;
         }

@@ -166,10 +166,22 @@ pub(super) struct Op {
 
 #[derive(Debug)]
 pub(super) enum Job {
-    Receive { how: Receive },
-    Send { bytes: u64, done: u64, lent: Lent },
+    Receive {
+        how: Receive,
+    },
+    /// Waits for something to receive.
+    Readable,
+    Send {
+        bytes: u64,
+        done: u64,
+        lent: Lent,
+    },
+    /// Waits for room to send.
+    Writable,
     Connect,
-    Watch { told: Option<Seen> },
+    Watch {
+        told: Option<Seen>,
+    },
 }
 
 /// What a poll shows: end of stream, error, both directions over.

@@ -20,6 +20,7 @@ mod kernel;
 mod link;
 mod outward;
 mod peer;
+mod pipes;
 mod random;
 mod run;
 mod script;

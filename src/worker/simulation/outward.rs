@@ -94,7 +94,12 @@ impl Kernel {
         let gone = link.gone.is_some();
         let error = link.error;
         let Some(op) = link.running(OpKind::Send) else { return };
-        let Job::Send { bytes, done, .. } = &mut op.job else { unreachable!("a send") };
+        let Job::Send { bytes, done, .. } = &mut op.job else {
+            if gone || room > 0 {
+                self.complete(id, OpKind::Send, Event::Writable, true);
+            }
+            return;
+        };
         if gone {
             let done = *done;
             link.error = None;
@@ -130,13 +135,13 @@ impl Kernel {
     pub(super) fn cancel_send(&mut self, id: LinkId) {
         self.drive_send(id);
         let Some(op) = self.link_mut(id).running(OpKind::Send) else { return };
-        let Job::Send { done, .. } = op.job else { unreachable!("a send") };
-        let event = match done {
-            0 => Event::SendFailed(Errno::ECANCELED),
-            _ => {
+        let event = match op.job {
+            Job::Writable | Job::Send { done: 0, .. } => Event::SendFailed(Errno::ECANCELED),
+            Job::Send { done, .. } => {
                 self.seen.recalled += 1;
                 Event::Sent { bytes: done as usize, whole: false }
             }
+            Job::Readable | Job::Receive { .. } | Job::Connect | Job::Watch { .. } => unreachable!("a send"),
         };
         self.complete(id, OpKind::Send, event, true);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::faults::{Faults, Sabotage};
 use super::kernel::{Happening, Kernel, SimSocket};
 use super::link::{Descriptor, Link};
+use super::pipes::Pipes;
 use super::random::{Chance, Random};
 use super::seen::Seen;
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
@@ -115,6 +116,7 @@ impl Run {
         let pool = pool.expect("an empty pool");
         let window = Duration::from_millis(random.pick(&[20, 1_000, 20_000]));
         let mut kernel = Kernel::new(random, faults);
+        kernel.pipes = Pipes::draw(&mut kernel.random);
         replace_backends(&mut kernel, &pool);
         for _ in 0..CONNECTIONS {
             let delay = kernel.random.up_to(window);
@@ -287,6 +289,7 @@ impl Run {
         let free =
             |buffers: &crate::engine::Buffers| (buffers.small_free(), buffers.large_free(), buffers.heap_bytes());
         assert_eq!(free(&self.kernel.buffers), free(&fresh), "buffers are missing");
+        assert!(self.kernel.pipes.are_free(), "pipes are missing");
         assert!(self.pool.snapshot().backends().iter().all(|backend| backend.active() == 0), "a place is still held");
         // The sessions' chooser may hold on to a set that was replaced.
         drop(self.sessions);

@@ -51,7 +51,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn draw(random: &mut Random, faults: &Faults) -> Plan {
-        let mut plan = Plan::orderly(random);
+        let mut plan = Plan::orderly(random, faults.bulk);
         for side in Side::BOTH {
             plan.vary(random, side);
         }
@@ -65,11 +65,11 @@ impl Plan {
         plan
     }
 
-    fn orderly(random: &mut Random) -> Plan {
+    fn orderly(random: &mut Random, bulk: Chance) -> Plan {
         use Step::{Await, AwaitEnd, Close, Echo, Fin, Say};
-        let (k, r) = (amount(random), amount(random));
+        let (k, r) = (amount(random, bulk), amount(random, bulk));
         let (client, backend, said) = match random.below(8) {
-            0..2 => return Plan::dialogue(random),
+            0..2 => return Plan::dialogue(random, bulk),
             2 => (vec![Say(k), Fin, AwaitEnd], vec![AwaitEnd, Say(r)], [k, r]),
             3 => (vec![AwaitEnd, Say(k)], vec![Say(r), Fin, AwaitEnd], [k, r]),
             4 => (vec![Say(k), Await(k), Fin, AwaitEnd], vec![Echo], [k, k]),
@@ -85,11 +85,11 @@ impl Plan {
     }
 
     /// Question and answer, some times.
-    fn dialogue(random: &mut Random) -> Plan {
+    fn dialogue(random: &mut Random, bulk: Chance) -> Plan {
         let mut plan = Plan { client: Vec::new(), backend: Vec::new(), clean: None };
         let mut said = [0, 0];
         for _ in 0..random.between(1, 4) {
-            let (question, answer) = (amount(random), amount(random));
+            let (question, answer) = (amount(random, bulk), amount(random, bulk));
             said[0] += question;
             said[1] += answer;
             plan.client.extend([Step::Say(question), Step::Await(said[1])]);
@@ -166,13 +166,13 @@ impl Plan {
 }
 
 /// Mostly little, sometimes a lot.
-fn amount(random: &mut Random) -> u64 {
+fn amount(random: &mut Random, bulk: Chance) -> u64 {
     let most = match random.below(128) {
+        _ if random.chance(bulk) => 600_000,
         0..80 => 600,
         80..112 => 5_000,
         112..124 => 40_000,
-        124..127 => 120_000,
-        _ => 300_000,
+        _ => 120_000,
     };
     random.below(most + 1)
 }

@@ -63,4 +63,14 @@ seen! {
     /// A backend was tried again from another source.
     sources_left
     bulk_pieces
+    /// Bytes were moved into a pipe.
+    spliced
+    /// There was no pipe.
+    splices_refused
+    /// A socket was said to have something, and had nothing.
+    false_alarms
+    /// A socket took nothing out of a pipe.
+    pipes_stalled
+    /// What was in a pipe was copied to the heap.
+    pipes_spilt
 }

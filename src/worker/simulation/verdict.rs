@@ -234,6 +234,11 @@ impl<'a> Case<'a> {
         if self.ended.reason == CloseReason::MaxDuration {
             return;
         }
+        // Who takes longer than the idle timeout to read what our kernel holds for it has not moved a byte of ours meanwhile.
+        let held = [self.client, backend].iter().any(|link| link.closing().is_some_and(|closing| !closing.delivered));
+        if held && self.ended.reason == CloseReason::IdleTimeout {
+            return;
+        }
         let order = matches!(self.ended.reason, CloseReason::Eof(_));
         assert!(order, "both peers behaved, and the session ended by {:?}", self.ended.reason);
         assert_eq!([self.client.inbound.arrived, backend.inbound.arrived], said, "the peers have not said all");

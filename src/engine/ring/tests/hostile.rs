@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use rustix::process::{Resource, Rlimit};
 
 use super::*;
+use crate::engine::Spliced;
 
 const CHILD: &str = "engine::ring::tests::hostile::child_";
 
@@ -157,4 +158,33 @@ fn a_ring_stays_on_its_thread() {
     impl<T> Proof<()> for T {}
     impl<T: Send> Proof<IfSend> for T {}
     <Ring as Proof<_>>::proof();
+}
+
+#[test]
+#[ignore = "run by `without_a_descriptor_for_a_pipe_nothing_is_spliced`"]
+fn child_pipe() {
+    let mut bench = Bench::new();
+    let (near, mut far) = tcp_pair();
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let scarce = Rlimit { current: Some(1), maximum: limit.maximum };
+    rustix::process::setrlimit(Resource::Nofile, scarce).unwrap();
+    far.write_all(b"bytes").unwrap();
+    for _ in 0..3 {
+        assert!(matches!(bench.ring.splice_in(&near), Spliced::Nothing));
+        assert!(!bench.ring.pipes_short(), "nobody could give one back");
+    }
+    rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+    let got = (0..=crate::limits::PIPE_RETRY).find_map(|_| match bench.ring.splice_in(&near) {
+        Spliced::Bytes(piped) => Some(piped),
+        _ => None,
+    });
+    let piped = got.expect("the kernel is asked again");
+    assert_eq!(piped.bytes(), 5);
+    bench.ring.discard_piped(piped);
+}
+
+#[test]
+fn without_a_descriptor_for_a_pipe_nothing_is_spliced() {
+    let output = child("pipe", None).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
