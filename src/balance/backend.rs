@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cells::{Chunk, Row, Slot};
 use super::gate;
 use super::pool::Pool;
+use super::queue::Queue;
 use super::settings::{BackendSettings, State, Weight};
 use super::tried::BackendId;
 use super::word;
@@ -29,6 +30,8 @@ pub(super) struct Record {
     pub(super) chunk: Arc<Chunk>,
     /// Weak, because the pool's snapshot leads here.
     pub(super) pool: Weak<Pool>,
+    /// The pool's, at hand for whoever gives a place back.
+    pub(super) queue: Arc<Queue>,
 }
 
 /// What a backend is, in one word.

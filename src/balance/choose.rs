@@ -6,11 +6,13 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use super::claim::Claim;
-use super::policy::Choice;
+use super::policy::{Choice, Reach};
 use super::pool::Pool;
+use super::queue::{Sought, Taker, Waiter};
 use super::random::Random;
 use super::set::BackendSet;
 use super::tried::Tried;
+use crate::slots::Key;
 use crate::time::Time;
 
 /// What is known of the client that wants a backend.
@@ -30,6 +32,8 @@ pub struct NoneEligible;
 /// Chooses backends of one pool for one worker. Nothing in it is shared but the pool itself.
 pub struct Chooser {
     pool: Arc<Pool>,
+    /// Gets the places of those who wait.
+    taker: Option<Arc<dyn Taker>>,
     cache: Cache<Arc<ArcSwap<BackendSet>>, Arc<BackendSet>>,
     random: Random,
 }
@@ -38,7 +42,13 @@ impl Chooser {
     /// A chooser whose draws follow from `seed`; give every worker another.
     pub fn new(pool: Arc<Pool>, seed: u64) -> Chooser {
         let cache = Cache::new(pool.current().clone());
-        Chooser { pool, cache, random: Random::new(seed) }
+        Chooser { pool, taker: None, cache, random: Random::new(seed) }
+    }
+
+    /// The same, whose clients may wait where the pool has a queue: `taker` gets their places.
+    #[must_use]
+    pub fn with_taker(self, taker: Arc<dyn Taker>) -> Chooser {
+        Chooser { taker: Some(taker), ..self }
     }
 
     /// Chooses a backend and takes a place with it, in one step. Lock-free.
@@ -52,8 +62,31 @@ impl Chooser {
         if request.tried.is_full() {
             return Err(NoneEligible);
         }
-        let choice = Choice { pool: &self.pool, set: self.cache.load(), request, now };
+        let choice = Choice { pool: &self.pool, set: self.cache.load(), request, now, may_probe: true };
         choice.claim(&mut self.random).ok_or(NoneEligible)
+    }
+
+    /// As [`choose`](Chooser::choose), for a client that waits under `key` where everybody who could serve it is merely full
+    /// and the pool has a queue. Takes a lock only where somebody waits or has to.
+    pub fn seek(&mut self, request: &Request<'_>, key: Key, now: Time) -> Sought {
+        if request.tried.is_full() {
+            return Sought::None;
+        }
+        let set = self.cache.load();
+        let choice = Choice { pool: &self.pool, set, request, now, may_probe: true };
+        let Some(taker) = self.taker.as_ref().filter(|_| set.settings().queue_max > 0) else {
+            return choice.claim(&mut self.random).map_or(Sought::None, Sought::Place);
+        };
+        // Who comes while others wait gets what is left behind them.
+        if self.pool.waiting() == 0 {
+            match choice.seek(&mut self.random) {
+                Reach::Place(claim) => return Sought::Place(claim),
+                Reach::None => return Sought::None,
+                Reach::Full => {}
+            }
+        }
+        let waiter = Waiter { client: request.client, tried: request.tried.clone(), taker: taker.clone(), key };
+        self.pool.wait(&choice, waiter)
     }
 
     /// The snapshot that the next choice will be made from. Call this when the pool may have changed: until then the

@@ -114,6 +114,12 @@ impl Drop for Claim {
             // Where the lease ran out it may be another's by now, who keeps it.
             self.backend.gate().give_back(self.lease);
         }
+        let record = self.backend.record();
+        if record.queue.is_awaited()
+            && let Some(pool) = record.pool.upgrade()
+        {
+            pool.offer_released();
+        }
     }
 }
 

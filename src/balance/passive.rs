@@ -84,6 +84,8 @@ impl Pool {
             return false;
         }
         self.returned(&mut passive, backend, now);
+        drop(passive);
+        self.offer(now);
         true
     }
 

@@ -26,6 +26,18 @@ pub(super) struct Choice<'a> {
     pub(super) set: &'a BackendSet,
     pub(super) request: &'a Request<'a>,
     pub(super) now: Time,
+    /// Whether `now` is the present, and no moment of the past: only then can it be told that an ejection is over.
+    pub(super) may_probe: bool,
+}
+
+/// How far a client gets that may wait.
+pub(super) enum Reach {
+    /// To a place.
+    Place(Claim),
+    /// To those who could serve it, but for their limits.
+    Full,
+    /// Nowhere.
+    None,
 }
 
 /// A backend as a choice sees it.
@@ -85,6 +97,26 @@ impl<'a> Choice<'a> {
         self.among(&set.primaries, set.tables.primaries(), random)
             .or_else(|| self.among(&set.backups, set.tables.backups(), random))
             .or_else(|| self.recover())
+    }
+
+    /// As [`claim`](Choice::claim), but those who are merely full are worth waiting for: nobody serves in their place.
+    pub(super) fn seek(&self, random: &mut Random) -> Reach {
+        let set = self.set;
+        let groups = [(&set.primaries, set.tables.primaries()), (&set.backups, set.tables.backups())];
+        for (group, table) in groups {
+            if let Some(claim) = self.among(group, table, random) {
+                return Reach::Place(claim);
+            }
+            if self.is_merely_full(group) {
+                return Reach::Full;
+            }
+        }
+        self.recover().map_or(Reach::None, Reach::Place)
+    }
+
+    /// A backup, whatever the primaries are.
+    pub(super) fn claim_backup(&self, random: &mut Random) -> Option<Claim> {
+        self.among(&self.set.backups, self.set.tables.backups(), random)
     }
 
     fn among(&self, group: &'a Group, table: Option<&Table>, random: &mut Random) -> Option<Claim> {
@@ -168,7 +200,7 @@ impl<'a> Choice<'a> {
     /// been probed once.
     fn recover(&self) -> Option<Claim> {
         let recovery = self.pool.recovery().load(Ordering::Acquire);
-        if recovery == 0 {
+        if recovery == 0 || !self.may_probe {
             return None;
         }
         [&self.set.primaries, &self.set.backups].into_iter().find_map(|group| {
@@ -272,7 +304,22 @@ impl<'a> Choice<'a> {
 
     #[inline]
     fn may_take(&self, seat: Seat<'_>, word: Word) -> bool {
-        self.has_room(seat.member, word) && (word.gate().is_open() || seat.chunk.gate(seat.cell()).is_due(self.now))
+        self.has_room(seat.member, word) && self.may_enter(seat, word)
+    }
+
+    #[inline]
+    fn may_enter(&self, seat: Seat<'_>, word: Word) -> bool {
+        word.gate().is_open() || self.may_probe && seat.chunk.gate(seat.cell()).is_due(self.now)
+    }
+
+    /// Whether a member could serve the client if its limit were higher.
+    fn is_merely_full(&self, group: &'a Group) -> bool {
+        (0..group.len()).any(|ordinal| {
+            let seat = Seat::of(group, ordinal);
+            let word = seat.word();
+            let full = word.active() >= seat.member.limit && !self.request.tried.contains(seat.member.id);
+            full && self.may_enter(seat, word)
+        })
     }
 
     #[inline]

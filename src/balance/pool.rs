@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::backend::Backend;
 use super::passive::{Afresh, Passive};
+use super::queue::Queue;
 use super::registry::Registry;
 use super::set::BackendSet;
 use super::settings::{BackendSettings, PoolSettings};
@@ -25,6 +26,7 @@ pub struct Pool {
     floor: Floor,
     /// The number of the recovery that the pool is in, or 0: see [`super::passive`].
     recovery: AtomicU64,
+    queue: Arc<Queue>,
     /// Taken before `passive` where both are.
     registry: Mutex<Registry>,
     passive: Mutex<Passive>,
@@ -88,12 +90,14 @@ impl Pool {
     /// # Errors
     /// [`SetError`] where the set is not a possible one.
     pub fn new(settings: PoolSettings, backends: Vec<BackendSettings>, now: Time) -> Result<Arc<Pool>, SetError> {
+        let queue = Arc::<Queue>::default();
         let pool = Arc::new_cyclic(|pool| Pool {
             name: settings.name.clone(),
             current: Arc::new(ArcSwap::from_pointee(BackendSet::empty(settings.clone()))),
             floor: Floor::default(),
             recovery: AtomicU64::new(0),
-            registry: Mutex::new(Registry::new(pool.clone())),
+            queue: queue.clone(),
+            registry: Mutex::new(Registry::new(pool.clone(), queue)),
             passive: Mutex::default(),
         });
         pool.replace(settings, backends, now)?;
@@ -127,10 +131,15 @@ impl Pool {
     ) -> Result<Changes, SetError> {
         self.check(&backends)?;
         let settings = PoolSettings { name: self.name.clone(), ..settings };
+        if settings.queue_max > 0 {
+            self.queue.open();
+        }
         let mut registry = self.registry();
         let built = registry.build(&self.current.load(), settings, backends, now);
         built.enter(self.floor());
         registry.retire(self.publish(built.set, &built.notes.afresh, now));
+        drop(registry);
+        self.offer(now);
         Ok(built.notes.changes)
     }
 
@@ -153,6 +162,10 @@ impl Pool {
                 afresh.ramping.push(flipped);
             }
             registry.retire(self.publish(set, &afresh, now));
+        }
+        drop(registry);
+        if returned || up.is_some() {
+            self.offer(now);
         }
         CheckEffect { up, returned }
     }
@@ -188,6 +201,10 @@ impl Pool {
 
     pub(super) fn recovery(&self) -> &AtomicU64 {
         &self.recovery
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     pub(super) fn passive(&self) -> MutexGuard<'_, Passive> {

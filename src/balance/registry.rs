@@ -9,6 +9,7 @@ use super::cells::{CHUNK, Chunk, Slot};
 use super::health::Health;
 use super::passive::Afresh;
 use super::pool::{Changes, Pool};
+use super::queue::Queue;
 use super::set::BackendSet;
 use super::settings::{BackendSettings, PoolSettings, State};
 use super::tried::BackendId;
@@ -18,6 +19,7 @@ use crate::time::Time;
 /// Everything about a pool that only its control thread needs.
 pub(super) struct Registry {
     pool: Weak<Pool>,
+    queue: Arc<Queue>,
     /// Every name that has a slot: those of the current set, and those removed that are still in use.
     entries: HashMap<String, Entry>,
     chunks: Vec<Arc<Chunk>>,
@@ -49,8 +51,9 @@ pub(super) struct Notes {
 }
 
 impl Registry {
-    pub(super) fn new(pool: Weak<Pool>) -> Registry {
-        Registry { pool, entries: HashMap::new(), chunks: Vec::new(), free: Vec::new(), ids: 0, retired: Vec::new() }
+    pub(super) fn new(pool: Weak<Pool>, queue: Arc<Queue>) -> Registry {
+        let (entries, chunks, free, retired) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Registry { pool, queue, entries, chunks, free, ids: 0, retired }
     }
 
     /// Builds the snapshot that follows `old`, and says what it changes.
@@ -178,7 +181,7 @@ impl Registry {
         let slot = self.free.pop().expect("a chunk of free slots was just added");
         self.ids += 1;
         let chunk = self.chunks[slot.chunk()].clone();
-        Arc::new(Record { id: BackendId(self.ids), slot, chunk, pool: self.pool.clone() })
+        Arc::new(Record { id: BackendId(self.ids), slot, chunk, pool: self.pool.clone(), queue: self.queue.clone() })
     }
 }
 

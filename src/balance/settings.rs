@@ -178,6 +178,8 @@ pub struct PoolSettings {
     pub max_ejected_percent: Percent,
     /// Active checks; `None`: every backend counts as up.
     pub health: Option<HealthSettings>,
+    /// Clients that may wait for a place while all backends that could serve them are full; 0: none.
+    pub queue_max: u32,
 }
 
 impl PoolSettings {
@@ -192,6 +194,7 @@ impl PoolSettings {
             fail_share: Share::default(),
             max_ejected_percent: Percent::ALL,
             health: None,
+            queue_max: 0,
         }
     }
 }

@@ -17,6 +17,8 @@ pub trait AtomicWord {
     fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
     /// As [`AtomicU64::fetch_sub`].
     fn fetch_sub(&self, value: u64, order: Ordering) -> u64;
+    /// As [`fence`](std::sync::atomic::fence), sequentially consistent.
+    fn fence();
 }
 
 impl AtomicWord for AtomicU64 {
@@ -38,6 +40,11 @@ impl AtomicWord for AtomicU64 {
     #[inline]
     fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         AtomicU64::fetch_sub(self, value, order)
+    }
+
+    #[inline]
+    fn fence() {
+        std::sync::atomic::fence(Ordering::SeqCst);
     }
 }
 
@@ -124,8 +131,9 @@ pub fn claim_behind<W: AtomicWord>(cell: &W, gate: Gate, limit: u32) -> bool {
     }
 }
 
-/// Gives a place back. Only a holder calls it, so the number is at least 1 and nothing is borrowed from the gate.
+/// Gives a place back. Only a holder calls it, so the number is at least 1 and nothing is borrowed from the gate. Sequentially
+/// consistent with the look whether there is a queue that follows it: see [`super::queue`].
 pub fn release<W: AtomicWord>(cell: &W) {
-    let before = Word(cell.fetch_sub(1, Ordering::Release));
+    let before = Word(cell.fetch_sub(1, Ordering::SeqCst));
     debug_assert!(before.active() > 0, "a place was given back that nobody held");
 }

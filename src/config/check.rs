@@ -17,6 +17,7 @@ use crate::config::health::{self, Check, Health};
 use crate::config::keys::{self, Absent, Place};
 use crate::config::networks::{Network, Networks};
 use crate::config::notation::quoted;
+use crate::config::queue;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
 use crate::config::{
     AcceptRate, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
@@ -142,6 +143,9 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
         reader.warn("connect_timeout", budget_is_shorter(timeout, budget));
     }
     let resolve_interval = reader.duration("resolve_interval", RESOLVE_INTERVAL_MIN);
+    let when_none = reader.text("when_none", value::when_none);
+    let queue_max = reader.queue_max(policy);
+    let queue_timeout = reader.duration("queue_timeout", MILLISECOND);
     let fails = reader.fails(None);
     let fail_share = reader.read("fail_share", value::share);
     let max_ejected_percent = reader.read("max_ejected_percent", value::percent);
@@ -181,9 +185,12 @@ fn pool(section: &Section<'_>, relations: &mut Relations, faults: &mut Vec<Fault
             keepalive: keepalive?,
             fail_share: fail_share?,
             max_ejected_percent: max_ejected_percent?,
+            queue_max: queue_max?,
             ..PoolSettings::new(name?.value)
         },
         connect_budget: connect_budget?,
+        when_none: when_none?,
+        queue_timeout: queue_timeout?,
         sources: sources?.unwrap_or_default(),
         send_proxy_protocol: send_proxy_protocol?,
         health,
@@ -431,6 +438,26 @@ impl Reader<'_, '_> {
             all_reachable = false;
         }
         all_reachable.then_some(Some(trusted))
+    }
+
+    /// `queue_max`, and whether anybody could ever wait.
+    fn queue_max(&mut self, policy: Option<Policy>) -> Option<u32> {
+        let queue_max = self.placed("queue_max", |value| value::number(value, 0..=CONNECTIONS_MAX))?;
+        if queue_max.value == 0 {
+            return Some(0);
+        }
+        if policy == Some(Policy::SourceHash) {
+            self.faults.push(Fault::error(queue_max.at, queue::not_with_source_hash()));
+            return None;
+        }
+        let limited = |backend: &Section<'_>| {
+            let given = backend.given("max_connections");
+            given.is_some_and(|given| value::number(given.get_ref(), 0..=0).is_err())
+        };
+        if !self.section.children(Place::Backend).any(limited) {
+            self.warn("queue_max", queue::nobody_is_full());
+        }
+        Some(queue_max.value)
     }
 
     fn trusted_proxies(&mut self) -> Option<Networks> {

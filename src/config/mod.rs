@@ -13,6 +13,7 @@ pub mod health;
 pub mod keys;
 pub mod networks;
 pub mod notation;
+mod queue;
 mod relations;
 mod source;
 mod trusted;
@@ -31,6 +32,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::address::Address;
 use crate::balance::settings::{BackendSettings, PoolSettings};
 use crate::limits::CONFIG_BYTES_MAX;
+use crate::relay::WhenNone;
 use crate::wire::proxy::Version;
 
 pub use fault::{At, Fault, Faults, Problem, Severity};
@@ -295,6 +297,10 @@ pub struct Pool {
     pub settings: PoolSettings,
     /// How long all connects for one client may take together.
     pub connect_budget: Duration,
+    /// What a client gets when none of its backends may serve.
+    pub when_none: WhenNone,
+    /// How long a client may wait for a place while all of its backends are full.
+    pub queue_timeout: Duration,
     /// Where connections to its backends come from, in turn; empty: the kernel chooses.
     pub sources: Vec<IpAddr>,
     /// How its backends are told who their clients are; `None`: they are not.

@@ -17,6 +17,7 @@ use crate::limits::{
     BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
     RESOLVERS_MAX, WEIGHT_MAX, WORKERS_MAX,
 };
+use crate::relay::WhenNone;
 use crate::wire::proxy::Version;
 
 /// The text of a string.
@@ -231,6 +232,20 @@ pub fn proxy_protocol(text: &str) -> Result<Option<Version>, Problem> {
             "write one of \"off\", \"v1\", \"v2\"",
         )),
     }
+}
+
+/// What a client gets when no backend may serve it.
+///
+/// # Errors
+/// None of the three.
+pub fn when_none(text: &str) -> Result<WhenNone, Problem> {
+    WhenNone::ALL.iter().copied().find(|when_none| when_none.name() == text).ok_or_else(|| {
+        Problem::new(
+            format!("{} is nothing that a client can get", quoted(text)),
+            "its connection is closed in order, reset, or answered in HTTP",
+            "write one of \"close\", \"reset\", \"http_503\"",
+        )
+    })
 }
 
 /// Where the socket of the admin API is to be; "": nowhere.

@@ -5,7 +5,7 @@
 
 use super::machine::{Cancelled, Phase, Relay, Rx, Socket, Todo, Tx, Watch};
 use super::pieces::Pieces;
-use super::{CloseReason, HeaderFault, Rules, Side};
+use super::{CloseReason, HeaderFault, Rules, Side, WhenNone};
 use crate::errno::Errno;
 use crate::limits::{
     REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET,
@@ -18,6 +18,7 @@ impl Relay {
         match self.phase {
             Phase::AwaitingHeader { .. }
             | Phase::Choosing
+            | Phase::Queued { .. }
             | Phase::Connecting { .. }
             | Phase::ConnectCancelling(Cancelled::Deadline) => self.flow(Side::Client),
             Phase::ConnectCancelling(Cancelled::ClientGone | Cancelled::Killed) | Phase::Ending => {}
@@ -27,7 +28,7 @@ impl Relay {
                 self.believe_watches(now);
             }
             Phase::Resetting { broken, .. } => self.advance_resetting(broken, now),
-            Phase::Refusing { discarded, .. } => self.advance_refusing(discarded),
+            Phase::Refusing { discarded, answering, .. } => self.advance_refusing(discarded, answering, rules),
         }
         self.settle();
         self.schedule(self.deadline(rules));
@@ -64,7 +65,9 @@ impl Relay {
     pub(super) fn break_side(&mut self, side: Side, reason: CloseReason, now: Time) {
         self.blame(reason);
         match self.phase {
-            Phase::AwaitingHeader { .. } | Phase::Choosing | Phase::Refusing { .. } => self.finish(false),
+            Phase::AwaitingHeader { .. } | Phase::Choosing | Phase::Queued { .. } | Phase::Refusing { .. } => {
+                self.finish(false);
+            }
             Phase::Connecting { .. } | Phase::ConnectCancelling(Cancelled::Deadline) => {
                 self.cancel_connect(Cancelled::ClientGone)
             }
@@ -78,14 +81,29 @@ impl Relay {
         }
     }
 
-    /// Nobody serves this client: our stream to it ends, and it may finish what it is saying.
-    pub(super) fn refuse(&mut self, reason: CloseReason, now: Time) {
+    /// Nobody serves this client: it gets what the rules have for that case, and may finish what it is saying.
+    pub(super) fn refuse(&mut self, reason: CloseReason, now: Time, rules: &Rules) {
         self.blame(reason);
-        self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0 };
+        self.leave_queue();
         self.end_mut(Side::Backend).queued = 0;
         self.want(Todo::Drop, Side::Backend);
         // What is discarded goes into no pipe.
         self.end_mut(Side::Client).pieces = Pieces::NEW;
+        if rules.when_none == WhenNone::Reset {
+            return self.finish(true);
+        }
+        let answering = rules.when_none == WhenNone::Http503;
+        self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded: 0, answering };
+        if answering {
+            self.want(Todo::Answer, Side::Client);
+        } else {
+            self.end_refused();
+        }
+    }
+
+    /// All that a refused client is told has been said.
+    pub(super) fn end_refused(&mut self) {
+        // Where its own stream has ended too, a close says the same.
         if self.end(Side::Client).rx != Rx::Eof {
             self.end_mut(Side::Client).tx = Tx::Shut;
             self.want(Todo::Shutdown, Side::Client);
@@ -115,6 +133,7 @@ impl Relay {
 
     /// Closes both sides; no connect is in flight.
     pub(super) fn finish(&mut self, reset: bool) {
+        self.leave_queue();
         self.close_side(Side::Client, reset);
         self.close_side(Side::Backend, reset);
         self.phase = Phase::Ending;
@@ -145,7 +164,7 @@ impl Relay {
 
     /// A side that is not being received from gets a watch before long, unless receiving goes on and is busy by then.
     pub(super) fn watch_soon(&mut self, now: Time) {
-        if let Phase::Relaying { watch_at, .. } = &mut self.phase {
+        if let Phase::Relaying { watch_at, .. } | Phase::Queued { watch_at, .. } = &mut self.phase {
             *watch_at = (*watch_at).min(now + WATCH_AFTER);
         }
     }
@@ -155,6 +174,8 @@ impl Relay {
         self.next = Time::NEVER;
         match self.phase {
             Phase::AwaitingHeader { until } if now >= until => self.turn_away(CloseReason::Header(HeaderFault::Late)),
+            Phase::Queued { until, .. } if now >= until => self.refuse(CloseReason::QueueTimeout, now, rules),
+            Phase::Queued { since, until, watch_at } if now >= watch_at => self.watch_queued(since, until),
             Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
             Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
                 self.time_is_up(CloseReason::IdleTimeout);
@@ -167,6 +188,22 @@ impl Relay {
             }
             Phase::Refusing { until, .. } if now >= until => self.finish(false),
             _ => {}
+        }
+    }
+
+    /// A client that waits and is not received from: only a watch sees its reset.
+    fn watch_queued(&mut self, since: Time, until: Time) {
+        self.phase = Phase::Queued { since, until, watch_at: Time::NEVER };
+        let client = self.end_mut(Side::Client);
+        if !client.receives() && client.watch == Watch::Off {
+            client.watch = Watch::Armed;
+            self.want(Todo::Watch, Side::Client);
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        if self.is_queued() {
+            self.want(Todo::LeaveQueue, Side::Client);
         }
     }
 
@@ -259,9 +296,14 @@ impl Relay {
         }
     }
 
-    fn advance_refusing(&mut self, discarded: u64) {
+    fn advance_refusing(&mut self, discarded: u64, answering: bool, rules: &Rules) {
+        if answering {
+            return self.push(Side::Client);
+        }
         let client = self.end(Side::Client);
-        if client.rx_over() || discarded > REFUSAL_DISCARD_BYTES_MAX {
+        // Who has been answered may still be saying all of a long request before it looks: that is bounded in time alone.
+        let enough = discarded > REFUSAL_DISCARD_BYTES_MAX && rules.when_none != WhenNone::Http503;
+        if client.rx_over() || enough {
             self.finish(false);
         } else if client.rx == Rx::Off {
             self.arm(Side::Client);
@@ -322,6 +364,7 @@ impl Relay {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::AwaitingHeader { until } | Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
+            Phase::Queued { until, watch_at, .. } => until.min(watch_at),
             Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);

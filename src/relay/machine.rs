@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::pieces::Pieces;
 use super::{Action, CloseReason, HeaderFault, Input, Kill, ReceiveEnd, Rules, Side, Start, Verdict};
 use crate::errno::Errno;
-use crate::limits::{PROXY_HEADER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES};
+use crate::limits::{
+    PROXY_HEADER_MAX, REFUSAL_LINGER_MAX, UNSENT_POLL_MAX, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
+};
 use crate::time::Time;
 
 /// The life of one connection. See the module for its phases.
@@ -13,7 +15,7 @@ use crate::time::Time;
 pub struct Relay {
     pub(super) phase: Phase,
     pub(super) ends: [End; 2],
-    todo: u32,
+    todo: u64,
     pub(super) attempts: u8,
     reason: Option<CloseReason>,
     /// How the last connect failed: the cause, when no backend is left to try.
@@ -34,6 +36,11 @@ pub(super) enum Phase {
         until: Time,
     },
     Choosing,
+    Queued {
+        since: Time,
+        until: Time,
+        watch_at: Time,
+    },
     Connecting {
         until: Time,
     },
@@ -49,9 +56,11 @@ pub(super) enum Phase {
         poll_at: Option<Time>,
         step: Duration,
     },
+    /// `answering`: the client has not been told in words yet, as it is to be.
     Refusing {
         until: Time,
         discarded: u64,
+        answering: bool,
     },
     Ending,
 }
@@ -142,8 +151,10 @@ pub(super) enum Todo {
     Inspect = 24,
     Close = 26,
     ReadHeader = 28,
-    Deadline = 29,
-    Finished = 30,
+    Answer = 29,
+    LeaveQueue = 30,
+    Deadline = 31,
+    Finished = 32,
 }
 
 impl End {
@@ -227,7 +238,11 @@ impl Relay {
             Input::HeaderWrong(reason) => self.turn_away(CloseReason::Header(HeaderFault::Wrong(reason))),
             Input::ClientRefused(reason) => self.turn_away(reason),
             Input::Connecting => self.handle_connecting(now, rules),
-            Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now),
+            Input::NoneEligible => self.refuse(self.last_failure.unwrap_or(CloseReason::NoBackend), now, rules),
+            Input::QueueFull => self.refuse(CloseReason::QueueFull, now, rules),
+            Input::Queued => self.handle_queued(now, rules),
+            Input::Placed => self.handle_placed(now),
+            Input::Answered { bytes } => self.handle_answered(bytes),
             Input::Connected => self.handle_connected(now, rules),
             Input::ConnectFailed { errno, retry, counted } => {
                 self.handle_connect_failed(errno, retry, counted, now, rules)
@@ -287,7 +302,9 @@ impl Relay {
                 _ => Action::Close(side),
             },
             28 => Action::ReadHeader,
-            29 => Action::Deadline(self.next),
+            29 => Action::Answer,
+            30 => Action::LeaveQueue,
+            31 => Action::Deadline(self.next),
             _ => Action::Finished(self.reason.unwrap_or(CloseReason::NoBackend)),
         })
     }
@@ -321,6 +338,11 @@ impl Relay {
     /// a send on the same socket may have taken the news.
     pub const fn doubts_eof(&self, side: Side) -> bool {
         self.end(side).hung_up || !matches!(self.end(side).tx, Tx::Idle | Tx::Shut)
+    }
+
+    /// Whether the client waits for a place.
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued { .. })
     }
 
     /// Whether a byte waits in either direction.
@@ -378,6 +400,12 @@ impl Relay {
             // Without a cancel of ours the kernel stops short only on a broken connection.
             self.break_side(side, CloseReason::Failed(side, Errno::ECONNRESET), now);
         }
+        if let Phase::Refusing { discarded, answering: true, .. } = self.phase
+            && self.end(side).queued == 0
+        {
+            self.phase = Phase::Refusing { until: now + REFUSAL_LINGER_MAX, discarded, answering: false };
+            self.end_refused();
+        }
         self.advance(now, rules);
     }
 
@@ -398,6 +426,25 @@ impl Relay {
         // The budget for connects begins when one can be made.
         self.started_at = now;
         self.want(Todo::Choose, Side::Client);
+    }
+
+    fn handle_answered(&mut self, bytes: usize) {
+        if matches!(self.phase, Phase::Refusing { .. }) {
+            self.end_mut(Side::Client).queued = bytes;
+        }
+    }
+
+    fn handle_queued(&mut self, now: Time, rules: &Rules) {
+        let receives = self.end(Side::Client).receives();
+        let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
+        self.phase = Phase::Queued { since: now, until: now + rules.queue_timeout, watch_at };
+    }
+
+    fn handle_placed(&mut self, now: Time) {
+        let Phase::Queued { since, .. } = self.phase else { return };
+        // Waiting is not part of the budget for connects.
+        self.started_at = self.started_at + now.since(since);
+        self.phase = Phase::Choosing;
     }
 
     fn handle_connecting(&mut self, now: Time, rules: &Rules) {
@@ -439,7 +486,7 @@ impl Relay {
             self.phase = Phase::Choosing;
             self.want(Todo::Choose, Side::Client);
         } else {
-            self.refuse(failure, now);
+            self.refuse(failure, now, rules);
         }
     }
 
@@ -460,7 +507,8 @@ impl Relay {
             }
             ReceiveEnd::Eof => {
                 let deadline = Phase::ConnectCancelling(Cancelled::Deadline);
-                let connecting = matches!(self.phase, Phase::Choosing | Phase::Connecting { .. });
+                let connecting =
+                    matches!(self.phase, Phase::Choosing | Phase::Queued { .. } | Phase::Connecting { .. });
                 if connecting || self.phase == deadline || matches!(self.phase, Phase::Relaying { .. }) {
                     self.blame(CloseReason::Eof(side));
                     self.watch_soon(now);
@@ -594,7 +642,7 @@ impl Relay {
 
     pub(super) fn want(&mut self, todo: Todo, side: Side) {
         let second = matches!(side, Side::Backend);
-        self.todo |= 1 << (todo as u32 + u32::from(second));
+        self.todo |= 1u64 << (todo as u32 + u32::from(second));
     }
 
     pub(super) const fn end(&self, side: Side) -> &End {

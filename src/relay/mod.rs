@@ -9,19 +9,22 @@
 //! AwaitingHeader -> Ending
 //!    v
 //! Choosing -> Connecting -> Relaying -> Resetting -> Ending
-//!    |  ^------'   |            '------------------------^
-//!    |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
-//!    '-> Refusing -> Ending
+//!  |  |  ^------'   |            '------------------------^
+//!  |  |             '-> ConnectCancelling -> (Relaying | Choosing | Ending)
+//!  |  '-> Queued -> (Choosing | Refusing | Ending)
+//!  '-> Refusing -> Ending
 //! ```
 //! - *AwaitingHeader*: only behind a proxy that says who its client is (the PROXY protocol). The client's bytes are
 //!   received and held; no backend is chosen before its header is complete.
+//! - *Queued*: everybody who could serve the client is full, and it waits for a place. Its bytes are held as while connecting;
+//!   its end of stream is not "gone", its reset is.
 //! - *Connecting*: the client's bytes are received and held; its end of stream is not "gone", its reset is.
 //! - *Relaying*: each direction by itself: bytes, then a half-close. A side is closed when both of its directions
 //!   are over; that the other is slower does not hold it up.
 //! - *Resetting*: one side is broken. What it had sent is still delivered; when the other side has acknowledged
 //!   all of it (or time is up) it is reset.
-//! - *Refusing*: nobody serves this client. Our stream to it is ended and what it still sends is discarded for a while,
-//!   because closing over unread bytes would turn the refusal into a reset.
+//! - *Refusing*: nobody serves this client. It is told so in words where [`WhenNone`] says so; then our stream to it is ended
+//!   and what it still sends is discarded for a while, because closing over unread bytes would turn the refusal into a reset.
 //! - *Ending*: a join. A socket is closed when nothing is in flight on it, the relay is finished when both are.
 //!
 //! # Flow control
@@ -101,6 +104,10 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// How long bytes of ours may stay unanswered by a side that says nothing at all; `None`: for ever.
     pub dead_peer_timeout: Option<Duration>,
+    /// What a client gets whom nobody serves.
+    pub when_none: WhenNone,
+    /// How long a client may wait for a place.
+    pub queue_timeout: Duration,
     /// How long a session may last, whatever it carries; `None`: for ever.
     pub max_session_duration: Option<Duration>,
 }
@@ -112,6 +119,32 @@ impl Rules {
         let Some(longest) = self.max_session_duration else { return Time::NEVER };
         let part = (u128::from(random()) * (longest / SESSION_JITTER).as_nanos()) >> 64;
         now + (longest - Duration::from_nanos(u64::try_from(part).unwrap_or(u64::MAX)))
+    }
+}
+
+/// What a client gets when no backend may serve it.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenNone {
+    /// Our stream to it ends; what it says is discarded for a while.
+    #[default]
+    Close,
+    /// A reset at once.
+    Reset,
+    /// An HTTP response with status 503, whatever it has asked; then as `Close`.
+    Http503,
+}
+
+impl WhenNone {
+    /// Each of them, in the order of the documentation.
+    pub const ALL: &[WhenNone] = &[WhenNone::Close, WhenNone::Reset, WhenNone::Http503];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WhenNone::Close => "close",
+            WhenNone::Reset => "reset",
+            WhenNone::Http503 => "http_503",
+        }
     }
 }
 
@@ -145,6 +178,17 @@ pub enum Input {
     Connecting,
     /// No backend may serve this client.
     NoneEligible,
+    /// All backends that could serve this client are full, and nobody else may wait for them.
+    QueueFull,
+    /// All backends that could serve this client are full: it waits for a place.
+    Queued,
+    /// The client that waited has got a place. [`Input::Connecting`] or [`Input::ConnectFailed`] follows.
+    Placed,
+    /// The answer to [`Action::Answer`]: so many bytes wait for the client.
+    Answered {
+        /// How many.
+        bytes: usize,
+    },
     /// The connect has succeeded.
     Connected,
     /// The connect has failed, or could not be begun; its socket is closed already.
@@ -232,8 +276,11 @@ pub enum ReceiveEnd {
 /// What is to be done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`] or [`Input::ConnectFailed`].
+    /// Choose a backend and connect to it; answer [`Input::Connecting`], [`Input::NoneEligible`], [`Input::Queued`],
+    /// [`Input::QueueFull`] or [`Input::ConnectFailed`].
     Choose,
+    /// Leave the queue for a place.
+    LeaveQueue,
     /// Cancel the connect.
     CancelConnect,
     /// Throw away what waits for this side; none of it is in flight.
@@ -280,6 +327,8 @@ pub enum Action {
     /// See whether what waits for the backend begins with the client's header; answer [`Input::HeaderRead`],
     /// [`Input::HeaderWrong`], [`Input::ClientRefused`], or nothing while it is incomplete.
     ReadHeader,
+    /// Queue for the client what tells it that nobody serves; answer [`Input::Answered`].
+    Answer,
     /// [`Input::Tick`] is wanted at this time, and not before.
     Deadline(Time),
     /// All is closed; this is the last action.
@@ -318,6 +367,10 @@ pub enum CloseReason {
     Header(HeaderFault),
     /// No backend could serve.
     NoBackend,
+    /// All backends that could serve were full, and so was the queue.
+    QueueFull,
+    /// It got no place in time.
+    QueueTimeout,
     /// The last connect that was tried failed so.
     ConnectFailed(Errno),
     /// The last connect that was tried, or all together, took too long.
@@ -332,7 +385,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 37] = [
+    pub const LABELS: [&str; 39] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -346,6 +399,8 @@ impl CloseReason {
         "denied",
         "client_limit",
         "no_backend",
+        "queue_full",
+        "queue_timeout",
         "connect_failed",
         "connect_timeout",
         "backend_down",
@@ -396,6 +451,8 @@ impl CloseReason {
             CloseReason::ClientLimit => "client_limit",
             CloseReason::Header(fault) => fault.label(),
             CloseReason::NoBackend => "no_backend",
+            CloseReason::QueueFull => "queue_full",
+            CloseReason::QueueTimeout => "queue_timeout",
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",

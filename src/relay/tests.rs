@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::Side::{Backend, Client};
 use super::*;
 use crate::limits::{
-    BUFFER_BYTES, PROXY_HEADER_MAX, RESET_FLUSH_MAX, SPLICE_BYTES, SPLICE_PIECE_BYTES, UNSENT_POLL_MIN, WATCH_AFTER,
-    WATCH_QUIET, WATERMARK_HIGH_BYTES, WATERMARK_LOW_BYTES,
+    BUFFER_BYTES, BULK_BUFFER_BYTES, PROXY_HEADER_MAX, REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX,
+    SPLICE_BYTES, SPLICE_PIECE_BYTES, UNSENT_POLL_MIN, WATCH_AFTER, WATCH_QUIET, WATERMARK_HIGH_BYTES,
+    WATERMARK_LOW_BYTES,
 };
 use crate::time::Time;
 
@@ -24,6 +25,8 @@ impl Session {
             connect_attempts: 3,
             idle_timeout: Some(Duration::from_secs(600)),
             dead_peer_timeout: Some(Duration::from_secs(30)),
+            when_none: WhenNone::Close,
+            queue_timeout: Duration::from_secs(5),
             max_session_duration: None,
         };
         Session { relay: Relay::new(Time::ZERO, Time::NEVER, start), rules, now: Time::ZERO }
@@ -584,6 +587,166 @@ fn a_refused_client_may_finish_speaking_but_not_for_ever() {
 }
 
 #[test]
+fn a_refused_client_is_reset_at_once_where_that_is_wanted() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Reset;
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+    // What comes with the end of the receive changes nothing.
+    assert_eq!(s.input(Input::Received { side: Client, bytes: 10, more: true }), []);
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Eof)), [Action::Reset(Client), finished]);
+}
+
+/// An accepted client that gets an answer whose last byte is not sent yet.
+fn answered() -> Session {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Http503;
+    assert_eq!(s.received(Client, 500), []);
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::Answer]);
+    assert_eq!(s.input(Input::Answered { bytes: 200 }), [Action::Send(Client)]);
+    s
+}
+
+#[test]
+fn a_refused_client_is_answered_and_may_say_all_of_its_request() {
+    let mut s = answered();
+    // It has not read a byte of the answer yet, and its request is long: a close would reset it.
+    assert_eq!(s.received(Client, 2 * REFUSAL_DISCARD_BYTES_MAX as usize), []);
+    assert_eq!(s.sent(Client, 200), [Action::Shutdown(Client)]);
+    assert_eq!(s.received(Client, 2 * REFUSAL_DISCARD_BYTES_MAX as usize), []);
+    assert_eq!(s.eof(Client), [Action::Close(Client), Action::Finished(CloseReason::NoBackend)]);
+}
+
+#[test]
+fn an_answered_client_that_goes_on_talking_is_closed_in_the_end() {
+    let mut s = answered();
+    s.now = s.now + Duration::from_millis(900);
+    assert_eq!(s.sent(Client, 200), [Action::Shutdown(Client)]);
+    s.received(Client, 1000);
+    // The second begins when the answer is on its way.
+    assert_eq!(s.after(Duration::from_millis(999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_refused_client_that_has_ended_its_stream_is_answered_too() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Http503;
+    assert_eq!(s.eof(Client), []);
+    assert_eq!(s.input(Input::NoneEligible), [Action::Drop(Backend), Action::Answer]);
+    assert_eq!(s.input(Input::Answered { bytes: 200 }), [Action::Send(Client)]);
+    assert_eq!(s.sent(Client, 200), [Action::Close(Client), Action::Finished(CloseReason::NoBackend)]);
+}
+
+#[test]
+fn an_answer_whose_send_is_recalled_is_sent_whole() {
+    let mut s = answered();
+    assert_eq!(s.input(Input::Reclaim(Client)), [Action::CancelSend(Client)]);
+    let partial = Input::Sent { side: Client, bytes: 150, whole: false };
+    assert_eq!(s.input(partial), [Action::Spill(Client), Action::Send(Client)]);
+    assert_eq!(s.input(Input::Reclaim(Client)), [Action::CancelSend(Client)]);
+    assert_eq!(s.sent(Client, 50), [Action::Shutdown(Client)]);
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_given_up() {
+    let mut s = answered();
+    assert_eq!(s.after(REFUSAL_LINGER_MAX), [Action::CancelSend(Client), Action::CancelReceive(Client)]);
+    s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled));
+    let finished = Action::Finished(CloseReason::NoBackend);
+    assert_eq!(s.input(Input::SendFailed(Client, Errno::ECANCELED)), [Action::Close(Client), finished]);
+    // And one whose client resets meanwhile.
+    let mut s = answered();
+    assert_eq!(s.reset(Client), [Action::CancelSend(Client)]);
+    assert_eq!(s.input(Input::SendFailed(Client, Errno::EPIPE)), [Action::Close(Client), finished]);
+}
+
+/// A client that waits for a place.
+fn queued() -> Session {
+    let mut s = Session::accepted();
+    assert_eq!(s.input(Input::Queued), []);
+    assert!(s.relay.is_queued());
+    s
+}
+
+#[test]
+fn a_client_that_waits_is_held_and_goes_on_with_its_place() {
+    let mut s = queued();
+    assert_eq!(s.received(Client, 100), []);
+    // Its end of stream does not mean that it has gone, and being idle is all that it can be.
+    assert_eq!(s.eof(Client), []);
+    s.rules.idle_timeout = Some(Duration::from_secs(1));
+    assert_eq!(s.after(Duration::from_secs(4)), [Action::Watch(Client)]);
+    assert_eq!(s.input(Input::Placed), []);
+    assert_eq!(s.input(Input::Connecting), []);
+    assert_eq!(s.input(Input::Connected), [Action::Send(Backend), receive(Backend)]);
+    assert_eq!(s.sent(Backend, 100), [Action::Shutdown(Backend)]);
+}
+
+#[test]
+fn what_a_client_says_while_it_waits_has_a_bound() {
+    let mut s = queued();
+    assert_eq!(s.received(Client, WATERMARK_HIGH_BYTES), [Action::CancelReceive(Client)]);
+    let large = Action::Receive { side: Client, bulk: true };
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [large]);
+    assert_eq!(s.input(Input::Received { side: Client, bytes: BULK_BUFFER_BYTES, more: false }), []);
+    // Nobody receives from it now, so that only a watch sees its reset.
+    assert_eq!(s.after(WATCH_AFTER), [Action::Watch(Client)]);
+    let gone = Input::HungUp { side: Client, reset: true, more: true };
+    assert_eq!(s.input(gone), [Action::CancelWatch(Client), Action::LeaveQueue]);
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.input(Input::WatchEnded(Client)), [Action::Close(Client), finished]);
+}
+
+#[test]
+fn a_client_that_waits_too_long_leaves_the_queue_and_is_refused() {
+    let mut s = queued();
+    assert_eq!(s.after(Duration::from_millis(4_999)), []);
+    let refused = [Action::Drop(Backend), Action::Shutdown(Client), Action::LeaveQueue];
+    assert_eq!(s.after(Duration::from_millis(1)), refused);
+    assert!(!s.relay.is_queued());
+    assert_eq!(s.eof(Client), [Action::Close(Client), Action::Finished(CloseReason::QueueTimeout)]);
+}
+
+#[test]
+fn a_full_queue_is_a_refusal() {
+    let mut s = Session::accepted();
+    s.rules.when_none = WhenNone::Reset;
+    assert_eq!(s.input(Input::QueueFull), [Action::Drop(Backend), Action::CancelReceive(Client)]);
+    let finished = Action::Finished(CloseReason::QueueFull);
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn a_client_that_resets_or_is_killed_leaves_the_queue() {
+    let mut s = queued();
+    let finished = Action::Finished(CloseReason::Failed(Client, Errno::ECONNRESET));
+    assert_eq!(s.reset(Client), [Action::Close(Client), Action::LeaveQueue, finished]);
+    let mut s = queued();
+    assert_eq!(s.input(Input::Kill(Kill::Shutdown)), [Action::CancelReceive(Client), Action::LeaveQueue]);
+    let finished = Action::Finished(CloseReason::Killed(Kill::Shutdown));
+    assert_eq!(s.input(Input::ReceiveEnded(Client, ReceiveEnd::Cancelled)), [Action::Reset(Client), finished]);
+}
+
+#[test]
+fn the_time_in_the_queue_is_not_taken_from_that_for_connects() {
+    let mut s = Session::accepted();
+    s.rules.connect_budget = Duration::from_secs(3);
+    s.input(Input::Connecting);
+    s.now = s.now + Duration::from_secs(1);
+    assert_eq!(s.input(refused()), [Action::Choose]);
+    s.input(Input::Queued);
+    s.now = s.now + Duration::from_secs(4);
+    s.input(Input::Placed);
+    s.input(Input::Connecting);
+    // A second of three was used up before.
+    assert_eq!(s.after(Duration::from_millis(1_999)), []);
+    assert_eq!(s.after(Duration::from_millis(1)), [Action::CancelConnect]);
+}
+
+#[test]
 fn a_kill_resets_both_sides() {
     let mut s = Session::relaying();
     let both = [Action::CancelReceive(Client), Action::CancelReceive(Backend)];
@@ -733,6 +896,8 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::Denied,
         CloseReason::ClientLimit,
         CloseReason::NoBackend,
+        CloseReason::QueueFull,
+        CloseReason::QueueTimeout,
         CloseReason::ConnectFailed(Errno::ECONNREFUSED),
         CloseReason::ConnectTimeout,
         CloseReason::Killed(Kill::BackendDown),
@@ -753,6 +918,7 @@ fn reasons() -> Vec<CloseReason> {
         match reason {
             CloseReason::Eof(_) | CloseReason::Failed(..) | CloseReason::DeadPeer(_) | CloseReason::IdleTimeout => {}
             CloseReason::MaxDuration | CloseReason::Denied | CloseReason::ClientLimit => {}
+            CloseReason::QueueFull | CloseReason::QueueTimeout => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
             CloseReason::Killed(Kill::Shutdown | Kill::BackendDown | Kill::Operator) | CloseReason::Internal(_) => {}
             CloseReason::WorkerFailed => {}

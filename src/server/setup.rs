@@ -126,6 +126,8 @@ fn rules(listener: &Listener, pool: &crate::config::Pool) -> Rules {
         connect_attempts: pool.settings.connect_attempts,
         idle_timeout: listener.idle_timeout,
         dead_peer_timeout: listener.dead_peer_timeout,
+        when_none: pool.when_none,
+        queue_timeout: pool.queue_timeout,
         max_session_duration: listener.max_session_duration,
     }
 }

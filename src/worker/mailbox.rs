@@ -3,9 +3,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::balance::BackendId;
+use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
+use crate::slots::Key;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum Command {
     Kill(Kill),
     /// The pools have changed: let go of what they were.
     Refresh,
+    /// A place for the client that waits under this key.
+    Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
     /// Show that you turn: answer with this number.
@@ -45,8 +48,19 @@ impl Mailbox {
     }
 
     /// The worker's end: the oldest command that was not taken yet.
-    pub fn take(&self) -> Option<Command> {
+    pub fn next(&self) -> Option<Command> {
         self.commands().pop_front()
+    }
+
+    /// Gives back the places for clients of a worker that has failed: whoever takes its part knows other clients by their keys.
+    pub fn forget_places(&self) {
+        // Dropped without the lock: a place that is given back may be sent here again.
+        let mut commands = self.commands();
+        let (places, others): (VecDeque<_>, _) =
+            commands.drain(..).partition(|command| matches!(command, Command::Place(..)));
+        *commands = others;
+        drop(commands);
+        drop(places);
     }
 
     /// Wakes the worker.
@@ -56,6 +70,12 @@ impl Mailbox {
 
     fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taker for Mailbox {
+    fn take(&self, key: Key, claim: Claim) {
+        self.send(Command::Place(key, claim));
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-use crate::balance::{Chooser, Pool};
+use crate::balance::{Chooser, Pool, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
@@ -123,6 +123,7 @@ impl Worker {
         let ring_counts = recorder.ring(setup.number);
         let (mut acceptors, mut counts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut routes = Vec::new();
+        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox.clone());
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             kept.push(listener.kept);
@@ -131,7 +132,7 @@ impl Worker {
             routes.push(Route {
                 rules: listener.rules,
                 unix_clients: listener.unix,
-                chooser: Chooser::new(listener.pool, seed),
+                chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
                 options: listener.options,
                 sources: listener.sources,
                 proxy_protocol: listener.proxy_protocol,
@@ -176,12 +177,13 @@ impl Worker {
     /// Lets go of everything after a failure: closes the ring, resets the connections, and gives every place back that
     /// another worker or this one's successor counts with.
     pub fn abandon(self) {
-        let Worker { ring, mut sessions, acceptors, counts, .. } = self;
+        let Worker { ring, mut sessions, acceptors, counts, mailbox, .. } = self;
         let rested = catch_unwind(AssertUnwindSafe(|| drop(ring)));
         if rested.is_err() {
             tracing::error!("the ring of a worker that has failed panicked again; its buffers are not freed");
         }
         sessions.abandon(socket::abort);
+        mailbox.forget_places();
         let now = clock::now();
         for ended in sessions.drain_ended() {
             let route = usize::from(ended.route);
@@ -237,7 +239,7 @@ impl Worker {
     /// Executes the commands that have come, and says whether one of them was to drain.
     fn hear(&mut self) -> bool {
         let mut drain = false;
-        while let Some(command) = self.mailbox.take() {
+        while let Some(command) = self.mailbox.next() {
             match command {
                 Command::Drain => {
                     drain = true;
@@ -245,6 +247,7 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
+                Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }

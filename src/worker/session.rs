@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::balance::settings::Policy;
-use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Tried};
+use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Sought, Ticket, Tried};
 use crate::engine::{
     self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions, Spliced,
 };
@@ -22,6 +22,7 @@ use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, S
 use crate::slots::{Key, Slots};
 use crate::time::Time;
 use crate::wire::proxy::{Command, Parsed};
+use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
 use crate::worker::sources::{Source, Sources};
@@ -85,6 +86,8 @@ struct Session<S> {
     sent_in: [u16; 2],
     route: u16,
     claim: Option<Claim>,
+    /// Its turn in the queue for a place.
+    ticket: Option<Box<Ticket>>,
     client: Option<SocketAddr>,
     /// Counts for its client, where clients are counted.
     place: Option<Place>,
@@ -169,6 +172,7 @@ impl<E: Engine> Sessions<E> {
             sent_in: [0; 2],
             route,
             claim: None,
+            ticket: None,
             client,
             place,
             tried: None,
@@ -295,6 +299,27 @@ impl<E: Engine> Sessions<E> {
             session.chains.iter_mut().for_each(Chain::forget);
             self.context.ended.push(session.ended(key, CloseReason::WorkerFailed));
         }
+    }
+
+    /// A client that waits has got a place. Where it waits no longer, the place goes to the next.
+    pub fn place(&mut self, engine: &mut E, key: Key, claim: Claim, now: Time) {
+        if !self.slots.get(key).is_some_and(|session| session.relay.is_queued()) {
+            return;
+        }
+        self.input(engine, key, Input::Placed, now);
+        let Some(session) = self.slots.get_mut(key) else { return };
+        session.ticket = None;
+        let owner = Owner { key, role: role(Side::Backend) };
+        let begun = session.connect(engine, owner, claim, &mut self.context, now);
+        self.input(engine, key, begun, now);
+    }
+
+    /// The sessions that wait for a place, and whether each has tried a backend.
+    #[cfg(test)]
+    pub fn queued(&self) -> impl Iterator<Item = (Key, bool)> {
+        let session = |key: Key| self.slots.get(key).map(|session| (key, session));
+        let queued = self.slots.keys().filter_map(session).filter(|(_, session)| session.relay.is_queued());
+        queued.map(|(key, session)| (key, session.tried.is_some()))
     }
 
     /// Takes the sessions that have ended since the last call.
@@ -440,6 +465,12 @@ impl<S> Session<S> {
             Action::Splice(side) => engine.await_readable(owner(side), self.sockets[side as usize].as_ref()?),
             Action::Choose => return Some(self.choose(engine, owner(Side::Backend), context, now)),
             Action::ReadHeader => return self.read_header(engine, context),
+            Action::Answer => {
+                let chain = &mut self.chains[Side::Client as usize];
+                engine.buffers().append_copy(chain, HTTP_503.as_bytes());
+                return Some(Input::Answered { bytes: chain.bytes() });
+            }
+            Action::LeaveQueue => self.ticket = None,
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
             Action::Drop(side) => {
                 self.tally.discard(side.other(), self.waits(side));
@@ -554,10 +585,31 @@ impl<S> Session<S> {
             client: self.client.map(|client| client.ip().to_canonical()),
             tried: self.tried.as_deref().unwrap_or(&none),
         };
-        let Ok(claim) = route.chooser.choose(&request, now) else { return Input::NoneEligible };
+        match route.chooser.seek(&request, owner.key, now) {
+            Sought::Place(claim) => self.connect(engine, owner, claim, context, now),
+            Sought::Waits(ticket) => {
+                tracing::debug!(waiting = route.chooser.pool().waiting(), "client waits");
+                self.ticket = Some(Box::new(ticket));
+                Input::Queued
+            }
+            Sought::QueueFull => Input::QueueFull,
+            Sought::None => Input::NoneEligible,
+        }
+    }
+
+    /// Begins to connect to a backend with which there is a place.
+    fn connect<E: Engine<Socket = S>>(
+        &mut self,
+        engine: &mut E,
+        owner: Owner,
+        claim: Claim,
+        context: &mut Context,
+        now: Time,
+    ) -> Input {
         self.backend = Some(claim.backend().id());
         self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
         self.doomed = None;
+        let route = &mut context.routes[usize::from(self.route)];
         self.source = route.sources.take(claim.backend().address());
         match self.open(engine, owner, route, claim.backend().address()) {
             Ok(()) => {

@@ -132,6 +132,16 @@ impl Ringlb {
         Ringlb::launch(&[], arguments, TempDir::new().expect("a directory"))
     }
 
+    /// Starts it with this text as its file, and waits until it is ready.
+    pub fn with_file(text: &str) -> Ringlb {
+        let directory = TempDir::new().expect("a directory");
+        let file = directory.path().join("ringlb.toml");
+        std::fs::write(&file, text).expect("the file is written");
+        let ringlb = Ringlb::launch(&[], &["run", "--config", file.to_str().expect("a path of text")], directory);
+        ringlb.wait_for_log("it is ready", |line| field(line, "message") == Some("ready"));
+        ringlb
+    }
+
     fn launch(wrapper: &[&str], arguments: &[&str], directory: TempDir) -> Ringlb {
         raise_own_descriptors();
         let words: Vec<&str> = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_ringlb")]).collect();

@@ -5,6 +5,7 @@ mod laws;
 mod model;
 mod passive;
 mod policies;
+mod queue;
 mod stress;
 mod swaps;
 mod words;

@@ -6,6 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
 
+use crate::balance::queue;
 use crate::balance::word::{self, AtomicWord, Gate};
 
 impl AtomicWord for AtomicU64 {
@@ -23,6 +24,10 @@ impl AtomicWord for AtomicU64 {
 
     fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         AtomicU64::fetch_sub(self, value, order)
+    }
+
+    fn fence() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
     }
 }
 
@@ -71,5 +76,26 @@ fn a_limit_of_one_is_never_two() {
         let claimed = workers.into_iter().map(|worker| usize::from(worker.join().unwrap())).sum::<usize>();
         assert!(claimed >= 1);
         assert_eq!(word::read(&*cell).active(), 0);
+    });
+}
+
+/// The two words of the queue: a place that is given back, and the number of those who wait.
+#[test]
+fn who_waits_sees_the_place_or_is_seen_by_who_gives_it_back() {
+    loom::model(|| {
+        let word = Arc::new(AtomicU64::new(0));
+        let (open, waiting) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(0)));
+        assert!(word::claim_behind(&*word, Gate::default(), 1));
+        let releaser = {
+            let (word, open, waiting) = (word.clone(), open, waiting.clone());
+            thread::spawn(move || {
+                word::release(&*word);
+                queue::is_awaited(&*open, &*waiting)
+            })
+        };
+        queue::announce(&*waiting, 1);
+        let found = word::claim_behind(&*word, Gate::default(), 1);
+        let seen = releaser.join().unwrap();
+        assert!(found || seen, "the place is lost: the waiter sleeps and nobody wakes it");
     });
 }

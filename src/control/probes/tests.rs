@@ -260,7 +260,7 @@ async fn verdicts_reach_the_pool_and_the_workers_are_told_whose_sessions_to_clos
     let told = AtomicUsize::new(0);
     until(&rosters, prober, |_| {
         told.fetch_add(
-            std::iter::from_fn(|| commands.take())
+            std::iter::from_fn(|| commands.next())
                 .map(|command| match command {
                     Told::CloseBackends(backends, Kill::BackendDown) => {
                         assert_eq!(*backends, HashSet::from([("web".into(), backend)]));

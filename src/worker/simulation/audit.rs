@@ -7,6 +7,7 @@ use crate::errno::Errno;
 use crate::limits::DIRECTION_BYTES_MAX;
 use crate::relay::Side;
 use crate::slots::Key;
+use crate::wire::refusal::HTTP_503;
 use crate::worker::session::role;
 
 /// Which links belong to which session.
@@ -108,7 +109,13 @@ impl Kernel {
     /// Bytes are to be sent on `id`: they must be the next of what the partner has said. Gives their number.
     pub(super) fn audit_send<'a>(&self, id: LinkId, slices: impl Iterator<Item = &'a [u8]>) -> u64 {
         let link = self.link(id);
-        let partner = self.partner(id).expect("bytes for a link that has no partner");
+        let Some(partner) = self.partner(id).filter(|partner| partner.established()) else {
+            assert_eq!(link.side, Side::Client, "bytes for a backend without a client");
+            let said: Vec<u8> = slices.flatten().copied().collect();
+            let rest = &HTTP_503.as_bytes()[link.outbound.taken as usize..];
+            assert_eq!(said, rest, "{id:?} is told something else than that nobody serves it");
+            return said.len() as u64;
+        };
         let mut offset = link.outbound.taken;
         for slice in slices {
             let same = partner.stream.matches(offset, slice);
@@ -206,6 +213,8 @@ impl Kernel {
     fn audit_bound(&self, id: LinkId) {
         let link = self.link(id);
         let taken = match self.partner(id) {
+            // A refused client's bytes are thrown away.
+            partner if link.refused(partner) => return,
             Some(partner) if !partner.open() || partner.gone.is_some() => return,
             Some(partner) => partner.outbound.taken,
             None => 0,

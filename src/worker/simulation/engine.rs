@@ -41,6 +41,12 @@ impl Engine for Kernel {
         assert!(link.established() && link.outbound.shut.is_none(), "a send on {id:?} before or after its stream");
         let slices = self.buffers.slices(chain).take(chunks);
         let bytes = self.audit_send(id, slices);
+        let link = self.link(id);
+        if link.partner.is_none_or(|partner| !self.link(partner).established()) {
+            let talks = link.inbound.written > link.inbound.read;
+            self.seen.answered += 1;
+            self.seen.answered_talkers += u64::from(talks);
+        }
         self.seen.spilt += u64::from(self.buffers.heap_bytes() > 0);
         let lent = self.buffers.lend(chain, chunks);
         self.ask(owner, socket, OpKind::Send, Job::Send { bytes, done: 0, lent });

@@ -277,6 +277,12 @@ impl Link {
         self.gone.is_some() || self.finished()
     }
 
+    /// It was told that nobody serves it: something was said to it, or our stream ended, before anybody was connected to.
+    pub(super) fn refused(&self, partner: Option<&Link>) -> bool {
+        let told = self.outbound.taken > 0 || self.outbound.shut.is_some();
+        self.side == Side::Client && told && !partner.is_some_and(Link::established)
+    }
+
     pub(super) fn unread(&self) -> u64 {
         self.inbound.arrived - self.inbound.read
     }

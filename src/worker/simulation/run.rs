@@ -11,11 +11,12 @@ use super::link::{Descriptor, Link};
 use super::pipes::Pipes;
 use super::random::{Chance, Random};
 use super::seen::Seen;
+use super::waiting::{Limits, Line, Waiting};
 use crate::balance::settings::{BackendSettings, Policy, PoolSettings};
 use crate::balance::{Chooser, Pool};
 use crate::engine::{Chain, Completion, Engine, Receive, SocketOptions};
 use crate::metrics::{BackendTotals, Ledger, Recorder};
-use crate::relay::{Kill, Rules, Side};
+use crate::relay::{Kill, Rules, Side, WhenNone};
 use crate::time::Time;
 use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
@@ -78,6 +79,8 @@ struct Run {
     sessions: Sessions<Kernel>,
     pool: Arc<Pool>,
     rules: Rules,
+    limits: Limits,
+    line: Line,
     finish: Finish,
     /// When the set of backends changes.
     swap_at: Time,
@@ -108,6 +111,8 @@ impl Run {
         let mut random = Random::new(seed);
         let faults = Faults::draw(&mut random);
         let rules = draw_rules(&mut random, &faults);
+        let limits = Limits::draw(&mut random);
+        let line = Line::default();
         let pool = Pool::new(
             PoolSettings { policy: draw_policy(&mut random), ..PoolSettings::default() },
             Vec::new(),
@@ -117,7 +122,7 @@ impl Run {
         let window = Duration::from_millis(random.pick(&[20, 1_000, 20_000]));
         let mut kernel = Kernel::new(random, faults);
         kernel.pipes = Pipes::draw(&mut kernel.random);
-        replace_backends(&mut kernel, &pool);
+        replace_backends(&mut kernel, &pool, &limits);
         for _ in 0..CONNECTIONS {
             let delay = kernel.random.up_to(window);
             kernel.after(delay, Happening::ClientArrives);
@@ -126,7 +131,8 @@ impl Run {
         let at = kernel.now + window + random.up_to(Duration::from_secs(100));
         let finish = Finish { at, kill: random.chance(Chance(300)), begun: false };
         let swap_at = if random.coin() { kernel.now + random.up_to(window) } else { Time::NEVER };
-        let mut route = route(rules.clone(), Chooser::new(pool.clone(), random.next()));
+        let chooser = Chooser::new(pool.clone(), random.next()).with_taker(line.places());
+        let mut route = route(rules.clone(), chooser);
         route.sources = sources(seed);
         let (ledger, announcements) = Ledger::new(0);
         let mut recorder = Recorder::new(announcements);
@@ -137,6 +143,8 @@ impl Run {
             kernel,
             pool,
             rules,
+            limits,
+            line,
             finish,
             swap_at,
             hostages: Chain::new(),
@@ -154,7 +162,7 @@ impl Run {
 
     fn is_over(&self) -> bool {
         let served = self.finish.killed() || self.admitted == CONNECTIONS;
-        served && self.sessions.is_empty() && self.hostages.is_empty()
+        served && self.sessions.is_empty() && self.hostages.is_empty() && self.line.places().is_empty()
     }
 
     fn turn(&mut self) {
@@ -169,6 +177,8 @@ impl Run {
         // A listener's completion would end the wait; here it is a look every so often.
         let coming = self.admitted < CONNECTIONS && !self.finish.killed();
         let wake = if coming { wake.min(now + Duration::from_millis(5)) } else { wake };
+        // Whoever has put a place into the mailbox wakes the worker; not always at once.
+        let wake = if self.line.places().is_empty() { wake } else { wake.min(now + Duration::from_millis(1)) };
         let timeout = (wake != Time::NEVER).then(|| wake.since(now));
         self.kernel.wait(timeout, &mut completions).expect("the simulated kernel always works");
         let idle = completions.is_empty();
@@ -178,6 +188,7 @@ impl Run {
             self.sessions.handle(&mut self.kernel, completion, now);
             self.judge();
         }
+        self.hand_over();
         let now = self.kernel.now;
         self.sessions.tick(&mut self.kernel, now);
         self.judge();
@@ -187,13 +198,30 @@ impl Run {
         self.count();
     }
 
+    /// Hears of the places that have come.
+    fn hand_over(&mut self) {
+        let late = self.kernel.faults.late;
+        while !self.kernel.random.chance(late) {
+            let Some((key, claim)) = self.line.places().next() else { return };
+            let waits = self.sessions.queued().any(|(waiting, _)| waiting == key);
+            self.kernel.seen.places_passed_on += u64::from(!waits);
+            let now = self.kernel.now;
+            self.sessions.place(&mut self.kernel, key, claim, now);
+            self.judge();
+        }
+    }
+
     /// A backend's count is the number of its sockets, at any time.
-    fn count(&self) {
+    fn count(&mut self) {
+        // A set that was replaced may have made room for some who wait.
+        self.judge();
         for backend in self.pool.snapshot().backends() {
             let port = backend.address().inet().map_or(0, |address| address.port());
             let open = self.kernel.connections.get(usize::from(port)).copied().unwrap_or(0);
+            let open = open + self.line.places().of(backend.name());
             assert_eq!(backend.active(), open, "backend {} counts something else than its sockets", backend.name());
         }
+        self.line.check(&self.pool.snapshot(), self.pool.waiting());
     }
 
     /// Accepts, up to the limit of sessions.
@@ -210,6 +238,8 @@ impl Run {
     }
 
     fn judge(&mut self) {
+        let now: Vec<Waiting> = self.sessions.queued().map(|(key, choosy)| Waiting { key, choosy }).collect();
+        self.line.observe(&now);
         let killed = self.finish.killed();
         for ended in self.sessions.drain_ended() {
             self.kernel.judge(&ended, &self.rules, killed);
@@ -220,7 +250,7 @@ impl Run {
     /// What comes from outside: changes of the set, buffers that come back, the end.
     fn disturb(&mut self, now: Time) {
         if now >= self.swap_at {
-            replace_backends(&mut self.kernel, &self.pool);
+            replace_backends(&mut self.kernel, &self.pool, &self.limits);
             self.swap_at = now + Duration::from_secs(1) + self.kernel.random.up_to(Duration::from_secs(20));
         }
         if now >= self.release_at {
@@ -291,11 +321,13 @@ impl Run {
         assert_eq!(free(&self.kernel.buffers), free(&fresh), "buffers are missing");
         assert!(self.kernel.pipes.are_free(), "pipes are missing");
         assert!(self.pool.snapshot().backends().iter().all(|backend| backend.active() == 0), "a place is still held");
+        assert_eq!(self.pool.waiting(), 0, "somebody waits who has gone");
         // The sessions' chooser may hold on to a set that was replaced.
         drop(self.sessions);
         Run::judge_numbers(&self.kernel, &mut self.ledger, &self.pool);
         self.pool.collect();
         assert!(self.pool.leaving().is_empty(), "a backend that was removed is still in use");
+        self.kernel.seen.waited = self.line.waited;
         self.report.seen = self.kernel.seen;
         let clean = |link: &Link| link.side == Side::Client && link.clean.is_some();
         self.report.clean = self.kernel.links().filter(|(_, link)| clean(link)).count() as u64;
@@ -345,6 +377,8 @@ pub(super) fn draw_rules(random: &mut Random, faults: &Faults) -> Rules {
         connect_attempts: random.between(1, 4) as u32,
         idle_timeout: idle.then(|| Duration::from_secs(random.between(10, 60))),
         dead_peer_timeout: (random.below(5) > 0).then(|| Duration::from_secs(random.between(2, 30))),
+        when_none: random.pick(WhenNone::ALL),
+        queue_timeout: Duration::from_millis(random.between(1, 8_000)),
         max_session_duration: (random.below(8) == 0).then(|| Duration::from_millis(random.between(1, 60_000))),
     }
 }
@@ -360,14 +394,15 @@ fn draw_policy(random: &mut Random) -> Policy {
 }
 
 /// Puts another set of backends in the place of the present one.
-fn replace_backends(kernel: &mut Kernel, pool: &Arc<Pool>) {
+fn replace_backends(kernel: &mut Kernel, pool: &Arc<Pool>, limits: &Limits) {
     let count = kernel.random.between(1, 5) as u16;
     let first = kernel.random.below(3) as u16;
     let backends = (first..first + count).map(|index| {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 3000 + index));
-        BackendSettings::new(index.to_string(), address.into())
+        limits.tell(index, BackendSettings::new(index.to_string(), address.into()))
     });
-    let settings = PoolSettings { policy: draw_policy(&mut kernel.random), ..PoolSettings::default() };
+    let policy = draw_policy(&mut kernel.random);
+    let settings = PoolSettings { policy, queue_max: limits.queue_max, ..PoolSettings::default() };
     pool.replace(settings, backends.collect(), kernel.now).expect("names that differ");
     pool.collect();
 }

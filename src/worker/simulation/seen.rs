@@ -63,6 +63,14 @@ seen! {
     /// A backend was tried again from another source.
     sources_left
     bulk_pieces
+    /// A session waited for a place.
+    waited
+    /// A place came for a session that waited no longer.
+    places_passed_on
+    /// A client was told in words that nobody serves it.
+    answered
+    /// And went on talking.
+    answered_talkers
     /// Bytes were moved into a pipe.
     spliced
     /// There was no pipe.

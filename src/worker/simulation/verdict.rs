@@ -6,8 +6,9 @@ use super::kernel::Kernel;
 use super::link::Link;
 use crate::errno::Errno;
 use crate::limits::{REFUSAL_DISCARD_BYTES_MAX, REFUSAL_LINGER_MAX, RESET_FLUSH_MAX, SESSION_JITTER};
-use crate::relay::{CloseReason, Rules, Side};
+use crate::relay::{CloseReason, Rules, Side, WhenNone};
 use crate::time::Time;
+use crate::wire::refusal::HTTP_503;
 use crate::worker::session::Ended;
 
 /// How long after a reset has reached us a session may live on, beside the time for what is still owed.
@@ -57,6 +58,8 @@ impl Kernel {
             CloseReason::IdleTimeout => case.judge_idle(),
             CloseReason::MaxDuration => case.judge_long(),
             CloseReason::NoBackend
+            | CloseReason::QueueFull
+            | CloseReason::QueueTimeout
             | CloseReason::ConnectFailed(_)
             | CloseReason::ConnectTimeout
             | CloseReason::Internal(_) => case.judge_refusal(),
@@ -202,25 +205,39 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// No backend: the client gets a polite end, whatever it still says.
+    /// No backend: the client gets what the rules have for that, whatever it still says.
     fn judge_refusal(&self) {
         assert!(self.backend.is_none(), "refused with a backend");
         let closing = self.client.closing().expect("closed");
-        assert!(!closing.reset, "a refusal must not reset");
         let ours = matches!(self.ended.reason, CloseReason::Internal(_));
         if let Some(errno) = self.ended.reason.errno() {
             assert_eq!(ours, OUR_TROUBLE.contains(&errno), "{errno} is counted among {:?}", self.ended.reason);
         }
-        if closing.unread && self.client.gone.is_none() {
+        if self.ended.reason == CloseReason::QueueTimeout {
+            let lived = self.kernel.now.since(self.ended.started);
+            assert!(lived >= self.rules.queue_timeout, "it has waited for {lived:?} only");
+        }
+        let reset = self.rules.when_none == WhenNone::Reset;
+        assert_eq!(closing.reset, reset, "a refusal must be a reset or polite as the rules say");
+        if reset || self.client.gone.is_some() || self.client.peer.vanished {
+            return;
+        }
+        let answered = self.rules.when_none == WhenNone::Http503;
+        let words = if answered { HTTP_503.len() as u64 } else { 0 };
+        assert_eq!(self.client.outbound.taken, words, "a refusal that does not say what it should");
+        if closing.unread {
             let waited = self.client.outbound.shut.map_or(Duration::ZERO, |shut| closing.at.since(shut));
-            let enough = self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX || waited >= REFUSAL_LINGER_MAX;
-            assert!(enough, "the refusal was destroyed by unread input");
+            let enough = !answered && self.client.told.bytes > REFUSAL_DISCARD_BYTES_MAX;
+            assert!(enough || waited >= REFUSAL_LINGER_MAX, "the refusal was destroyed by unread input");
+            assert!(closing.delivered, "the words of the refusal were destroyed by unread input");
         }
     }
 
     /// A reset ends its session before long.
     fn judge_resets(&self) {
-        let longest = self.rules.connect_budget + self.rules.connect_timeout + RESET_FLUSH_MAX + NOTICE_MAX;
+        let queued = self.rules.queue_timeout * self.rules.connect_attempts;
+        let connecting = self.rules.connect_budget + self.rules.connect_timeout;
+        let longest = queued + connecting + RESET_FLUSH_MAX + NOTICE_MAX;
         for link in [Some(self.client), self.backend].into_iter().flatten() {
             let late = self.unnoticed(link);
             assert!(late <= longest, "the {}'s reset closed its socket {late:?} later", link.side);
