@@ -208,6 +208,9 @@ pub const RESTART_QUIET: Duration = Duration::from_secs(60);
 /// Looks for answers of threads within one interval of the watchdog, once one is late.
 pub const WATCHDOG_LOOK: u32 = 8;
 
+/// How long a message to a service manager that does not read may take.
+pub const NOTIFY_MAX: Duration = Duration::from_secs(1);
+
 /// Between two lines of status for a service manager.
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -3,9 +3,14 @@
 //! The variable is left in the environment: this process has no children that could inherit it.
 
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::limits::NOTIFY_MAX;
 
 /// Whether somebody listens.
 pub fn is_listening() -> bool {
@@ -47,8 +52,25 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    let result: io::Result<()> = sd_notify::notify(states);
-    if let Err(error) = result {
+    let mut text = String::new();
+    for state in states {
+        text += &state.to_string();
+        text.push('\n');
+    }
+    if let Err(error) = send(&text) {
         tracing::warn!(%error, "the service manager cannot be told over NOTIFY_SOCKET");
     }
+}
+
+/// One datagram. A manager that does not read holds us up for a moment, and not for ever.
+fn send(text: &str) -> io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(NOTIFY_MAX))?;
+    socket.send_to_addr(text.as_bytes(), &address)?;
+    Ok(())
 }
