@@ -396,12 +396,14 @@ fn keepalive_is_on_towards_clients_and_backends() {
         ("clients", format!("sport = :{}", ringlb.address().port()), 60..=100),
         ("backends", format!("dport = :{}", backend.address().port()), 160..=200),
     ] {
-        let shown = Command::new("ss").args(["-tnoH", "state", "established", &filter]).output().expect("ss runs");
-        let shown = String::from_utf8(shown.stdout).expect("text");
-        let timer =
-            shown.split_once("timer:(keepalive,").unwrap_or_else(|| panic!("no keepalive towards {side}: {shown}"));
-        let left = timer.1.split(')').next().expect("a bracket").rsplit_once(',').expect("a time").0;
-        assert!(seconds.contains(&whole_seconds(left)), "{side}: {left} of {seconds:?}");
+        // Towards a backend it is on when the session has come to rest.
+        let left = until(&format!("keepalive towards {side}"), || {
+            let shown = Command::new("ss").args(["-tnoH", "state", "established", &filter]).output().expect("ss runs");
+            let shown = String::from_utf8(shown.stdout).expect("text");
+            let timer = shown.split_once("timer:(keepalive,")?.1.split(')').next().expect("a bracket");
+            Some(timer.rsplit_once(',').expect("a time").0.to_owned())
+        });
+        assert!(seconds.contains(&whole_seconds(&left)), "{side}: {left} of {seconds:?}");
     }
     drop(client);
     ringlb.stop();

@@ -153,7 +153,7 @@ pub enum ReceiveEnd {
 /// What an open socket should be like.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct SocketOptions {
-    /// TCP keepalive: idle time before the first probe. `None`: off.
+    /// TCP keepalive: idle time before the first probe. `None`: off. [`Engine::open`] leaves it to [`Engine::keep_alive`].
     pub keepalive: Option<Duration>,
     /// The address that it connects from, of the family that it connects to. `None`: the kernel chooses.
     pub source: Option<IpAddr>,
@@ -235,6 +235,10 @@ pub trait Engine {
 
     /// Watches `socket` for a hang-up, without reading from it.
     fn watch(&mut self, owner: Owner, socket: &Self::Socket);
+
+    /// Switches TCP keepalive on: the first probe goes out when nothing was heard for `idle`. Three system calls, which a
+    /// connection that is never at rest can do without.
+    fn keep_alive(&mut self, socket: &Self::Socket, idle: Duration);
 
     /// Asks for the end of the owner's operation of that kind. The operation completes as usual; where it is
     /// over already nothing happens. There is no completion of the cancel itself.

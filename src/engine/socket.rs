@@ -112,6 +112,13 @@ pub(super) fn set_keepalive(socket: BorrowedFd<'_>, idle: Duration) -> rustix::i
     sockopt::set_socket_keepalive(socket, true)
 }
 
+/// See [`Engine::keep_alive`](super::Engine::keep_alive).
+pub(super) fn keep_alive(socket: &OwnedFd, idle: Duration) {
+    if let Err(errno) = set_keepalive(socket.as_fd(), idle) {
+        tracing::debug!(%errno, "a connection is held without keepalive");
+    }
+}
+
 /// A non-blocking socket of the address's family.
 pub(super) fn stream(address: &Address) -> rustix::io::Result<OwnedFd> {
     let family = match address {
@@ -127,9 +134,6 @@ pub(super) fn open(address: &Address, options: &SocketOptions) -> Result<OwnedFd
     let socket = stream(address)?;
     if !address.is_unix() {
         sockopt::set_tcp_nodelay(&socket, true)?;
-        if let Some(idle) = options.keepalive {
-            set_keepalive(socket.as_fd(), idle)?;
-        }
         if let Some(source) = options.source {
             bind_source(socket.as_fd(), source)?;
         }

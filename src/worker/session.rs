@@ -483,7 +483,17 @@ impl<S> Session<S> {
             Action::CancelSend(side) => engine.cancel(owner(side), OpKind::Send),
             Action::AwaitBuffers { side, bulk } => context.starved[usize::from(bulk)].push_back((key, side)),
             Action::CancelReceive(side) => engine.cancel(owner(side), OpKind::Receive),
-            Action::Watch(side) => engine.watch(owner(side), self.sockets[side as usize].as_ref()?),
+            Action::Watch(side) => {
+                let socket = self.sockets[side as usize].as_ref()?;
+                // The client's has it from its listener. A session comes to rest before a probe could be due, and is watched then.
+                if side == Side::Backend
+                    && !self.unix[side as usize]
+                    && let Some(idle) = context.routes[usize::from(self.route)].options.keepalive
+                {
+                    engine.keep_alive(socket, idle);
+                }
+                engine.watch(owner(side), socket);
+            }
             Action::CancelWatch(side) => engine.cancel(owner(side), OpKind::Watch),
             Action::Shutdown(side) => {
                 let result = engine.shutdown_write(self.sockets[side as usize].as_ref()?);

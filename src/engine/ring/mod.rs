@@ -365,6 +365,10 @@ impl Engine for Ring {
         self.push(entry.user_data(tag::write(OpKind::Watch as u8, owner)));
     }
 
+    fn keep_alive(&mut self, socket: &OwnedFd, idle: Duration) {
+        socket::keep_alive(socket, idle);
+    }
+
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         if self.flights.has(owner, kind) {
             self.push_cancel(owner, kind);

@@ -100,6 +100,12 @@ impl Engine for Kernel {
         self.ask(owner, socket, OpKind::Watch, Job::Watch { told: None });
     }
 
+    fn keep_alive(&mut self, socket: &SimSocket, _idle: Duration) {
+        let link = self.link_mut(socket.link);
+        assert!(link.established(), "keepalive on {:?}, which is not connected", socket.link);
+        link.probed = true;
+    }
+
     fn cancel(&mut self, owner: Owner, kind: OpKind) {
         let Some(id) = self.audit.find(owner) else { return };
         let Some(op) = self.link_mut(id).op_mut(kind) else { return };

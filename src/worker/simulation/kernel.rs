@@ -322,6 +322,8 @@ impl Kernel {
         let now = self.now;
         let link = self.link_mut(id);
         if link.gone.is_none() && !link.finished() && link.closing().is_none() && link.established() {
+            // The peer has been silent for seconds. What we sent goes unanswered; where nothing was sent only a probe can.
+            assert!(link.probed || link.unsent() > 0, "{id:?} is at rest without keepalive");
             link.gone = Some(Gone { at: now, reset: false });
             link.error = Some(Errno::ETIMEDOUT);
             self.seen.paths_lost += 1;

@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub(super) gone: Option<Gone>,
     /// The pending error: told once, to whoever looks first.
     pub(super) error: Option<Errno>,
+    /// Keepalive is on.
+    pub(super) probed: bool,
     /// What `inspect` counts.
     pub(super) heard: u32,
     pub(super) heard_at: Time,
@@ -224,6 +226,7 @@ impl Link {
             outbound: Outbound::default(),
             gone: None,
             error: None,
+            probed: side == Side::Client,
             heard: 0,
             heard_at: Time::ZERO,
             peer,

@@ -1,5 +1,7 @@
 //! Connections, cancels, the waker, and the end of a ring.
 
+use rustix::net::sockopt;
+
 use super::*;
 
 #[test]
@@ -14,6 +16,11 @@ fn connects() {
     let accepted: OwnedFd = listener.accept().unwrap().0.into();
     assert_eq!(socket::peer_address(&accepted), socket::local_address(&socket));
     assert_eq!(socket::peer_address(&socket), address.inet());
+    // A connection that comes to rest gets keepalive, and no other pays for it.
+    assert_eq!(sockopt::socket_keepalive(&socket), Ok(false));
+    bench.ring.keep_alive(&socket, Duration::from_secs(60));
+    assert_eq!(sockopt::socket_keepalive(&socket), Ok(true));
+    assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(60)));
 
     // A port that was just given back refuses.
     drop((listener, accepted));
