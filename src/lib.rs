@@ -12,8 +12,9 @@ pub mod control;
 pub mod demo;
 // worker
 pub mod worker;
-// config, metrics
+// config, files, metrics
 pub mod config;
+pub mod files;
 pub mod metrics;
 // balance, relay, engine
 pub mod balance;

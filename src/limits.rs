@@ -438,6 +438,30 @@ pub const BACKEND_SERIES_MAX: u32 = 100_000;
 /// Bytes that a session may have passed on, each way, before they are added to the metrics while it lasts; a power of two.
 pub const BYTES_UNREPORTED_MAX: u64 = 64 * 1024;
 
+/// Records of the access log that one worker may have queued: with 200 bytes each some 1.6 MB. At 20,000 sessions a second
+/// they are full after 0.4 s in which the files thread does not write.
+pub const ACCESS_LOG_QUEUE: usize = 8192;
+
+/// Bytes of lines that are written at a time.
+pub const ACCESS_LOG_BATCH_BYTES: usize = 256 * 1024;
+
+/// How long the files thread lets lines gather after it has written some; a line is not older than this when it is
+/// written, and 50 writes a second are the most while traffic is light.
+pub const ACCESS_LOG_PAUSE: Duration = Duration::from_millis(20);
+
+/// Time between two looks whether a standard output that does not block takes more.
+pub const ACCESS_LOG_RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Time between two lines of the log about records that were dropped.
+pub const ACCESS_LOG_TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the files thread rests before it begins again after a failure.
+pub const ACCESS_LOG_RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the end of the process waits for the access log, after the last session. A log that nobody reads must not
+/// hold it up for ever.
+pub const ACCESS_LOG_END_MAX: Duration = Duration::from_secs(3);
+
 const _: () = assert!(BYTES_UNREPORTED_MAX.is_power_of_two());
 const _: () = assert!(TIMEOUT_MAX.as_nanos() < 1 << HISTOGRAM_NANOS_BITS);
 

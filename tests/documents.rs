@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ringlb::config::keys::{Absent, KEYS, Key, Place, Served};
 use ringlb::config::{Config, Overrides};
+use ringlb::files::line::FIELDS;
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -95,6 +96,14 @@ fn setting(place: Place, line: &str) -> Option<(&'static Key, &str)> {
     Some((key, value))
 }
 
+/// The table of the access log's fields is that of the lines.
+#[test]
+fn the_fields_of_the_access_log_are_documented() {
+    let rows: String = FIELDS.iter().map(|field| format!("| `{}` | {} |\n", field.name, field.meaning)).collect();
+    let table = format!("| field | what it tells |\n|---|---|\n{rows}\n");
+    assert!(read("docs/access-log.md").contains(&table), "docs/access-log.md lacks this table:\n{table}");
+}
+
 /// A key that is served must be read: what cannot be its value must be refused.
 #[test]
 fn every_served_key_is_read_and_every_other_is_refused() {
@@ -153,7 +162,8 @@ fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
 #[test]
 fn the_files_in_the_documents_are_valid() {
     let mut blocks = 0;
-    let paths = ["configuration", "health-checks", "limits", "names", "pools"].map(|page| format!("docs/{page}.md"));
+    let paths = ["access-log", "configuration", "health-checks", "limits", "names", "pools"]
+        .map(|page| format!("docs/{page}.md"));
     for path in paths.iter().map(String::as_str).chain(["README.md"]) {
         let document = read(path);
         for block in document.split("```toml\n").skip(1) {

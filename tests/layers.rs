@@ -13,7 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["server"],
     &["control", "demo"],
     &["worker"],
-    &["config", "metrics"],
+    &["config", "files", "metrics"],
     &["balance", "relay", "engine"],
     &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots", "systemd"],
 ];

@@ -20,7 +20,7 @@ use crate::config::notation::quoted;
 use crate::config::queue;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
 use crate::config::{
-    AcceptRate, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
+    AcceptRate, AccessLog, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
 };
 use crate::limits::{
     ACCEPT_BURST_MAX, ACCEPT_RATE_MAX, BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX,
@@ -72,6 +72,7 @@ fn general(
     let resolvers = reader.optional("resolvers", value::resolvers);
     let admin = reader.optional("admin", |value| value::admin(value::text(value)?));
     let admin_mode = reader.text("admin_mode", value::mode);
+    let access_log = reader.access_log();
     let backend_series_max = reader.read("backend_series_max", |value| value::number(value, 0..=BACKEND_SERIES_MAX));
     relations.metrics.clone_from(&metrics);
     Some(General {
@@ -85,6 +86,7 @@ fn general(
         resolvers: resolvers?.unwrap_or_default(),
         admin: overrides.admin.clone().or(admin?).unwrap_or(Admin::Usual),
         admin_mode: admin_mode?,
+        access_log: access_log?,
         backend_series_max: backend_series_max?,
     })
 }
@@ -323,6 +325,22 @@ impl Reader<'_, '_> {
             let problem = Problem::new("it says nothing here", why, "take it out");
             self.wrong(At::Bytes(given.span()), name, problem);
         }
+    }
+
+    /// `access_log` and `access_log_start`.
+    fn access_log(&mut self) -> Option<AccessLog> {
+        let target = self.read("access_log", |value| value::access_log(value::text(value)?));
+        let start = self.read("access_log_start", value::boolean);
+        let (target, start) = (target?, start?);
+        if start && target.is_none() {
+            let problem = Problem::new(
+                "there is no access log",
+                "a line at the start of each session has nowhere to go",
+                "set `access_log`, or take this out",
+            );
+            self.warn("access_log_start", problem);
+        }
+        Some(AccessLog { target, start })
     }
 
     /// `max_fails` and `fail_timeout`; what is not said here is as in `pool`.

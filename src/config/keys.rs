@@ -125,8 +125,8 @@ pub const KEYS: &[Key] = &[
     key(Root, "admin", Means("the first of `/run/ringlb/admin.sock` and `$XDG_RUNTIME_DIR/ringlb/admin.sock` that can be made"), Yes, "unix socket of the admin API; \"\" = none"),
     key(Root, "admin_mode", Default("\"0600\""), Yes, "permissions of that socket; whoever may write to it may change everything"),
     key(Root, "state_file", Default("\"\""), NotYet, "file that keeps live edits over a restart"),
-    key(Root, "access_log", Default("\"\""), NotYet, "one line for each session: \"-\" for standard output, or a path"),
-    key(Root, "access_log_start", Default("false"), NotYet, "a line at the start of each session too"),
+    key(Root, "access_log", Default("\"\""), Yes, "file with one line for each session, in the form of `log_format`; \"-\" = standard output, \"\" = none"),
+    key(Root, "access_log_start", Default("false"), Yes, "a line at the start of each session too"),
     key(Root, "backend_series_max", Default("1000"), Yes, "backends with metrics of their own; the rest become `_other`"),
 
     key(Listener, "name", Required, Yes, "its name in logs and metrics"),

@@ -78,6 +78,25 @@ struct General {
     backend_series_max: u32,
     admin: Admin,
     admin_mode: u32,
+    access_log: AccessLog,
+}
+
+/// The log of sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AccessLog {
+    /// Where it goes; `None`: there is none.
+    target: Option<LogTarget>,
+    /// Whether it has a line for a session's start.
+    start: bool,
+}
+
+/// Where the log of sessions goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// To standard output.
+    StandardOutput,
+    /// To the end of this file.
+    File(PathBuf),
 }
 
 /// Where the socket of the admin API is.
@@ -227,6 +246,16 @@ impl Config {
     /// The permissions of that socket.
     pub const fn admin_mode(&self) -> u32 {
         self.general.admin_mode
+    }
+
+    /// Where the log of sessions goes; `None`: there is none.
+    pub const fn access_log(&self) -> Option<&LogTarget> {
+        self.general.access_log.target.as_ref()
+    }
+
+    /// Whether that log has a line for a session's start.
+    pub const fn access_log_start(&self) -> bool {
+        self.general.access_log.start
     }
 
     /// The file that it was read from; `None`: it was made of the command line alone.

@@ -12,7 +12,7 @@ use crate::balance::settings::{Percent, Policy, Share, Weight};
 use crate::config::backend::Target;
 use crate::config::fault::Problem;
 use crate::config::notation::{self, quoted};
-use crate::config::{Admin, LogFilter, LogFormat, Workers};
+use crate::config::{Admin, LogFilter, LogFormat, LogTarget, Workers};
 use crate::limits::{
     BACKEND_NAME_BYTES_MAX, DURATION_DIGITS_MAX, DURATION_TEXT_BYTES_MAX, KEEPALIVE_MAX, KEEPALIVE_MIN, NAME_BYTES_MAX,
     RESOLVERS_MAX, WEIGHT_MAX, WORKERS_MAX,
@@ -267,6 +267,28 @@ pub fn admin(text: &str) -> Result<Admin, Problem> {
     match notation::target(&format!("unix:{path}"))? {
         Target::Address(Address::Unix(path)) => Ok(Admin::At(path)),
         _ => unreachable!("what begins with `unix:` is a unix address"),
+    }
+}
+
+/// Where the access log goes; "": nowhere.
+///
+/// # Errors
+/// Neither "-" nor a whole path of a file.
+pub fn access_log(text: &str) -> Result<Option<LogTarget>, Problem> {
+    let help = "write it as in \"/var/log/ringlb/access.log\", \"-\" for standard output, or \"\" for none";
+    match text {
+        "" => Ok(None),
+        "-" => Ok(Some(LogTarget::StandardOutput)),
+        _ if !text.starts_with('/') => Err(Problem::new(
+            format!("{} is not a whole path", quoted(text)),
+            "it does not begin with `/`, and the directory that a service is started in says nothing",
+            help,
+        )),
+        _ if text.ends_with('/') || text.contains('\0') => {
+            let what = format!("{} is not the path of a file", quoted(text));
+            Err(Problem::new(what, "a path ends with the name of the file, and no name has a zero byte in it", help))
+        }
+        _ => Ok(Some(LogTarget::File(text.into()))),
     }
 }
 

@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::files::AccessLog;
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
@@ -61,6 +62,8 @@ pub struct Setup {
     pub admin: Option<(Arc<UnixStdListener>, Facts)>,
     /// What `GET /metrics` answers.
     pub numbers: Metrics,
+    /// What SIGUSR1 opens again.
+    pub access_log: Option<AccessLog>,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -161,7 +164,8 @@ async fn work(
     signals: Signals,
     notify: impl Fn(Notice) + Clone + Send + 'static,
 ) -> String {
-    let Setup { admin: facts, numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } = setup;
+    let Setup { admin: facts, access_log, numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } =
+        setup;
     #[cfg(debug_assertions)]
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
@@ -179,7 +183,7 @@ async fn work(
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
     tasks.spawn(numbers.clone().keep_minutes());
     tasks.spawn(collect(rosters, workers, numbers));
-    tasks.spawn(signals.deliver(notify));
+    tasks.spawn(signals.deliver(notify, access_log));
     tasks.spawn(pulse.answer());
     #[cfg(debug_assertions)]
     tasks.spawn(async move {
@@ -209,7 +213,7 @@ impl Signals {
         })
     }
 
-    async fn deliver(mut self, notify: impl Fn(Notice)) {
+    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>) {
         loop {
             tokio::select! {
                 Some(()) = self.terminate.recv() => notify(Notice::Terminate),
@@ -217,7 +221,10 @@ impl Signals {
                 Some(()) = self.hangup.recv() => {
                     tracing::warn!("SIGHUP: this version cannot reload; nothing has changed. Restart to apply the file");
                 }
-                Some(()) = self.reopen.recv() => tracing::info!("SIGUSR1: there is no log file to reopen"),
+                Some(()) = self.reopen.recv() => match &access_log {
+                    Some(log) => log.reopen(),
+                    None => tracing::info!("SIGUSR1: there is no log file to reopen"),
+                },
                 else => pending::<()>().await,
             }
         }

@@ -62,6 +62,8 @@ metrics! {
     ACTIVE_CONNECTIONS = "ringlb_active_connections", Gauge, PROCESS, "sessions that it has now";
     RELOAD_SUCCESSFUL = "ringlb_config_last_reload_successful", Gauge, PROCESS, "1 where the configuration was taken when it was loaded last, else 0";
     RELOAD_TIMESTAMP = "ringlb_config_last_reload_success_timestamp_seconds", Gauge, PROCESS, "when a configuration was taken last, in seconds since 1970";
+    ACCESS_LOG_LINES = "ringlb_access_log_lines_total", Counter, PROCESS, "lines written to the access log";
+    ACCESS_LOG_DROPPED = "ringlb_access_log_dropped_total", Counter, PROCESS, "lines of the access log that were lost: it was not taken fast enough, or could not be written";
 
     LISTENER_ACCEPTED = "ringlb_listener_accepted_total", Counter, LISTENER, "clients accepted";
     LISTENER_REFUSED = "ringlb_listener_refused_total", Counter, &["listener", "reason"], "clients accepted and turned away before a backend was chosen";

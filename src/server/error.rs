@@ -41,6 +41,9 @@ pub enum Error {
     /// The admin API cannot be served where it must be.
     #[error(transparent)]
     Admin(#[from] crate::control::admin::socket::Error),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] crate::files::OpenError),
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
     Backends(#[from] crate::balance::SetError),

@@ -2,6 +2,7 @@
 //!
 //! The main thread owns the listening descriptors. It only waits for notices: a signal, or a worker that has ended.
 
+mod access_log;
 mod admin;
 mod bind;
 mod capacity;
@@ -95,6 +96,7 @@ impl<'c> Fleet<'c> {
         let metrics = bind_metrics(config.metrics(), &mut handed)?.map(Arc::new);
         refuse_rest(handed);
         let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
+        let access_log = access_log::open(config)?;
         let descriptors = descriptors_max();
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
@@ -107,16 +109,19 @@ impl<'c> Fleet<'c> {
             ledger,
             workers: count,
             process: Arc::clone(&process),
+            access_log: access_log.clone(),
             listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
         };
         let pipes = pipes_max(descriptors, count);
-        let plan = Plan { config, rosters: Arc::clone(&rosters), process, announcements, desks, cpus, pipes, shared };
+        let (log, all) = (access_log.clone(), Arc::clone(&rosters));
+        let plan = Plan { config, rosters: all, process, announcements, desks, cpus, pipes, access_log: log, shared };
         let control = control::Setup {
             metrics,
             admin: admin.as_ref().map(|admin| admin::serve(admin, &plan, &listeners)).transpose()?,
             numbers: Metrics::new(sources, rosters.clone()).map_err(|error| Error::Numbers(error.to_string()))?,
             readiness: Readiness::default(),
             rosters,
+            access_log,
             resolvers: config.resolvers().to_vec(),
             workers: plan.mailboxes().cloned().collect(),
             checks_max: checks_max(descriptors),
@@ -232,6 +237,9 @@ impl<'c> Fleet<'c> {
             tracing::warn!(sessions = self.plan.process.active(), "closing the sessions that are left");
             self.tell(|| Command::Kill(Kill::Shutdown));
             self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
+        }
+        if let Some(log) = &self.plan.access_log {
+            access_log::finish(log);
         }
         if self.all_ended() {
             tracing::info!("stopped");

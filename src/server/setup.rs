@@ -10,12 +10,14 @@ use crate::control::roster::Rosters;
 use crate::engine::SocketOptions;
 use crate::engine::socket::Waker;
 use crate::errno::Errno;
+use crate::files::AccessLog;
 use crate::metrics::Announced;
 use crate::relay::Rules;
 use crate::server::bind::Bound;
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
 use crate::worker::identity::ProxyProtocol;
+use crate::worker::log::SessionLog;
 use crate::worker::mailbox::Mailbox;
 use crate::worker::rate::{Bucket, Rate};
 use crate::worker::sources::Sources;
@@ -29,6 +31,7 @@ pub(super) struct Plan<'c> {
     pub(super) announcements: Sender<Announced>,
     pub(super) desks: Vec<Desk>,
     pub(super) cpus: Vec<usize>,
+    pub(super) access_log: Option<AccessLog>,
     /// How many pipes each may splice through.
     pub(super) pipes: usize,
     pub(super) shared: HashMap<String, Shared>,
@@ -111,6 +114,10 @@ impl Plan<'_> {
             pulse: Arc::clone(&desk.pulse),
             announcements: self.announcements.clone(),
             pipes: self.pipes,
+            log: self
+                .access_log
+                .as_ref()
+                .map(|log| SessionLog::new(number, log.queue(), self.config.access_log_start())),
         }
     }
 

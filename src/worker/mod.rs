@@ -9,6 +9,7 @@ pub mod clients;
 pub mod clock;
 pub mod identity;
 pub mod listener;
+pub mod log;
 pub mod mailbox;
 pub mod rate;
 pub mod session;
@@ -39,6 +40,7 @@ use admission::Admission;
 use clients::ClientRules;
 use identity::ProxyProtocol;
 use listener::{Accepted, Acceptor};
+use log::SessionLog;
 use mailbox::{Command, Mailbox};
 use session::{Ended, Route, Sessions};
 use sources::Sources;
@@ -61,6 +63,8 @@ pub struct Setup {
     pub pipes: usize,
     /// Where it announces what it counts.
     pub announcements: Sender<Announced>,
+    /// Its way to the access log, which knows no route yet; `None`: there is no such log.
+    pub log: Option<SessionLog>,
 }
 
 /// One listener of a worker.
@@ -123,11 +127,15 @@ impl Worker {
         let ring_counts = recorder.ring(setup.number);
         let (mut acceptors, mut counts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut routes = Vec::new();
+        let mut log = setup.log;
         let taker: Arc<dyn Taker> = Arc::new(setup.mailbox.clone());
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
             kept.push(listener.kept);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
+            if let Some(log) = &mut log {
+                log.route(&listener.name, listener.pool.name());
+            }
             acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission));
             routes.push(Route {
                 rules: listener.rules,
@@ -139,7 +147,10 @@ impl Worker {
                 clients: listener.clients,
             });
         }
-        let sessions = Sessions::new(routes, recorder, now);
+        let mut sessions = Sessions::new(routes, recorder, now);
+        if let Some(log) = log {
+            sessions.log_to(log);
+        }
         let (mailbox, pulse) = (setup.mailbox, setup.pulse);
         Ok(Worker { ring, sessions, acceptors, kept, counts, ring_counts, mailbox, pulse, now })
     }
@@ -182,9 +193,9 @@ impl Worker {
         if rested.is_err() {
             tracing::error!("the ring of a worker that has failed panicked again; its buffers are not freed");
         }
-        sessions.abandon(socket::abort);
-        mailbox.forget_places();
         let now = clock::now();
+        sessions.abandon(socket::abort, now);
+        mailbox.forget_places();
         for ended in sessions.drain_ended() {
             let route = usize::from(ended.route);
             counts[route].close(ended.reason, now - ended.started);

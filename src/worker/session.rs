@@ -25,6 +25,7 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
+use crate::worker::log::{SessionLog, Trace};
 use crate::worker::sources::{Source, Sources};
 use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
@@ -103,6 +104,8 @@ struct Session<S> {
     timer: Time,
     started: Time,
     tally: Tally,
+    /// What the access log wants to know, where there is one.
+    trace: Option<Box<Trace>>,
 }
 
 /// What the sessions of a worker share.
@@ -117,6 +120,7 @@ struct Context {
     reclaim_turn: u16,
     ended: Vec<Ended>,
     random: Random,
+    log: Option<SessionLog>,
 }
 
 /// How a session begins, and with whom.
@@ -139,8 +143,14 @@ impl<E: Engine> Sessions<E> {
             reclaim_turn: 0,
             ended: Vec::new(),
             random: Random::new(now.nanos()),
+            log: None,
         };
         Sessions { slots: Slots::new(), context }
+    }
+
+    /// From now on sessions are told to the access log, which knows the routes by the same numbers.
+    pub fn log_to(&mut self, log: SessionLog) {
+        self.context.log = Some(log);
     }
 
     /// How many there are.
@@ -182,11 +192,15 @@ impl<E: Engine> Sessions<E> {
             doomed: None,
             timer: Time::NEVER,
             started: now,
+            trace: self.context.log.as_ref().map(|_| Box::default()),
         };
         let key = self.slots.insert(session).map_err(|mut session| {
             engine.buffers().clear(&mut session.chains[Side::Backend as usize]);
             session.sockets[0].take().unwrap_or_else(|| unreachable!("the session was made with its client's socket"))
         })?;
+        if let Some(log) = &self.context.log {
+            log.start(key, route, client, now);
+        }
         self.run(engine, key, now);
         Ok(key)
     }
@@ -269,6 +283,9 @@ impl<E: Engine> Sessions<E> {
         for (number, route) in self.context.routes.iter_mut().enumerate() {
             self.context.recorder.retain(number as u16, route.chooser.set());
         }
+        if let Some(log) = &mut self.context.log {
+            log.forget_names();
+        }
     }
 
     /// Ends the sessions of these backends, each named by its pool's name and its identity there. A client whose connect
@@ -292,12 +309,12 @@ impl<E: Engine> Sessions<E> {
     /// Ends what is left of a worker that has failed, whose engine is gone: resets all connections, so that nobody takes a
     /// stream that breaks off for a whole one, and gives every place back. The sessions can be taken like others that have
     /// ended. Bytes not yet reported stay so: the session that made the worker fail need not be sound.
-    pub fn abandon(&mut self, mut abort: impl FnMut(E::Socket)) {
+    pub fn abandon(&mut self, mut abort: impl FnMut(E::Socket), now: Time) {
         for key in self.slots.keys().collect::<Vec<_>>() {
             let Some(mut session) = self.slots.remove(key) else { continue };
             session.sockets.iter_mut().filter_map(Option::take).for_each(&mut abort);
             session.chains.iter_mut().for_each(Chain::forget);
-            self.context.ended.push(session.ended(key, CloseReason::WorkerFailed));
+            self.end(key, session, CloseReason::WorkerFailed, now);
         }
     }
 
@@ -340,7 +357,7 @@ impl<E: Engine> Sessions<E> {
         let Some(session) = self.slots.get_mut(key) else { return };
         while let Some(action) = session.relay.poll() {
             if let Action::Finished(reason) = action {
-                return self.finish(engine, key, reason);
+                return self.finish(engine, key, reason, now);
             }
             if let Some(answer) = session.execute(engine, key, action, &mut self.context, now) {
                 let rules = &self.context.routes[usize::from(session.route)].rules;
@@ -349,11 +366,20 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
-    fn finish(&mut self, engine: &mut E, key: Key, reason: CloseReason) {
+    fn finish(&mut self, engine: &mut E, key: Key, reason: CloseReason, now: Time) {
         let Some(mut session) = self.slots.remove(key) else { return };
         debug_assert!(session.sockets.iter().all(Option::is_none), "a session has ended with an open socket");
         for side in Side::BOTH {
             session.throw_away(engine, side);
+        }
+        self.end(key, session, reason, now);
+    }
+
+    /// Tells of a session that has ended.
+    fn end(&mut self, key: Key, mut session: Session<E::Socket>, reason: CloseReason, now: Time) {
+        if let (Some(log), Some(trace)) = (&self.context.log, session.trace.take()) {
+            let end = trace.end(reason, session.tally.received(), (session.started, now));
+            log.end(key, session.route, session.client, now, end);
         }
         self.context.ended.push(session.ended(key, reason));
     }
@@ -410,7 +436,8 @@ impl Context {
     /// Who the client is, as far as its route asks; and how its session begins.
     fn identify<E: Engine>(&mut self, engine: &mut E, socket: &E::Socket, route: u16, held: &mut Chain) -> Begin {
         let route = &mut self.routes[usize::from(route)];
-        if route.proxy_protocol.is_off()
+        if self.log.is_none()
+            && route.proxy_protocol.is_off()
             && route.clients.is_off()
             && route.chooser.set().settings().policy != Policy::SourceHash
         {
@@ -470,7 +497,12 @@ impl<S> Session<S> {
                 engine.buffers().append_copy(chain, HTTP_503.as_bytes());
                 return Some(Input::Answered { bytes: chain.bytes() });
             }
-            Action::LeaveQueue => self.ticket = None,
+            Action::LeaveQueue => {
+                self.ticket = None;
+                if let Some(trace) = &mut self.trace {
+                    trace.unqueued(now);
+                }
+            }
             Action::CancelConnect => engine.cancel(owner(Side::Backend), OpKind::Connect),
             Action::Drop(side) => {
                 self.tally.discard(side.other(), self.waits(side));
@@ -529,6 +561,9 @@ impl<S> Session<S> {
         }
         self.throw_away(engine, side);
         if let Some(socket) = self.sockets[side as usize].take() {
+            if let Some(trace) = &mut self.trace {
+                trace.closing(side, engine.inspect(&socket).rtt_us);
+            }
             if reset { engine.reset(socket) } else { engine.close(socket) }
         }
         if side == Side::Backend {
@@ -600,6 +635,9 @@ impl<S> Session<S> {
             Sought::Waits(ticket) => {
                 tracing::debug!(waiting = route.chooser.pool().waiting(), "client waits");
                 self.ticket = Some(Box::new(ticket));
+                if let Some(trace) = &mut self.trace {
+                    trace.queued(now);
+                }
                 Input::Queued
             }
             Sought::QueueFull => Input::QueueFull,
@@ -618,6 +656,9 @@ impl<S> Session<S> {
     ) -> Input {
         self.backend = Some(claim.backend().id());
         self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
+        if let (Some(trace), Some(log)) = (&mut self.trace, &mut context.log) {
+            trace.choose(log.names(self.route, claim.backend()), now);
+        }
         self.doomed = None;
         let route = &mut context.routes[usize::from(self.route)];
         self.source = route.sources.take(claim.backend().address());
@@ -662,6 +703,9 @@ impl<S> Session<S> {
         self.tried = None;
         self.connected = true;
         self.tally.connected(now);
+        if let Some(trace) = &mut self.trace {
+            trace.connected(now);
+        }
         Input::Connected
     }
 
@@ -772,6 +816,11 @@ impl<S> Session<S> {
     #[cold]
     fn report(&mut self, now: Time) {
         self.tally.report(self.waits(Side::Backend), now);
+        if let Some(trace) = &mut self.trace
+            && self.tally.received()[Side::Backend as usize] > 0
+        {
+            trace.answered(now);
+        }
     }
 
     fn receive_end<E: Engine<Socket = S>>(

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::balance::{Pool, Standing};
 use crate::control::roster::Rosters;
+use crate::files::AccessLog;
 use crate::histogram::Counts;
 use crate::limits::LATENCY_TURN;
 use crate::metrics::table::{self, METRICS};
@@ -38,6 +39,8 @@ pub struct Sources {
     pub workers: usize,
     /// The limit of the process.
     pub process: Arc<Gate>,
+    /// The access log, if there is one.
+    pub access_log: Option<AccessLog>,
     /// Each listener's name and limit.
     pub listeners: Vec<(String, Arc<Gate>)>,
 }
@@ -197,6 +200,9 @@ fn collect_process(families: &mut Families, sources: &Sources, reloads: &Reloads
     families.add(&table::ACTIVE_CONNECTIONS, &[], sources.process.active() as u64);
     families.add(&table::RELOAD_SUCCESSFUL, &[], reloads.successful.load(Ordering::Relaxed).into());
     families.add(&table::RELOAD_TIMESTAMP, &[], reloads.success_seconds.load(Ordering::Relaxed));
+    let log = sources.access_log.as_ref();
+    families.add(&table::ACCESS_LOG_LINES, &[], log.map_or(0, AccessLog::written));
+    families.add(&table::ACCESS_LOG_DROPPED, &[], log.map_or(0, AccessLog::dropped));
 }
 
 fn collect_listeners(families: &mut Families, sources: &Sources) {
