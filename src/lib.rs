@@ -27,5 +27,6 @@ pub mod histogram;
 pub mod http;
 pub mod limits;
 pub mod slots;
+pub mod systemd;
 pub mod time;
 pub mod wire;

@@ -195,6 +195,31 @@ pub const HTTP_CLIENTS_MAX: usize = 64;
 /// How long the workers may take to close their sessions when they are told to; then they are left behind.
 pub const KILL_MAX: Duration = Duration::from_secs(10);
 
+/// The pause before a thread that has failed twice within [`RESTART_QUIET`] is started again; each further failure doubles
+/// it. The first time there is none, because clients wait.
+pub const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// The longest of these pauses: clients in the accept queue of a worker give up after longer ones.
+pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A thread that has run for so long has not failed because of how it began.
+pub const RESTART_QUIET: Duration = Duration::from_secs(60);
+
+/// Looks for answers of threads within one interval of the watchdog, once one is late.
+pub const WATCHDOG_LOOK: u32 = 8;
+
+/// How long a message to a service manager that does not read may take.
+pub const NOTIFY_MAX: Duration = Duration::from_secs(1);
+
+/// Between two lines of status for a service manager.
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// So many failures of threads within [`FAILURES_WINDOW`], and the process drains and ends: another one may do better.
+pub const FAILURES_MAX: usize = 10;
+
+/// See [`FAILURES_MAX`].
+pub const FAILURES_WINDOW: Duration = Duration::from_secs(60);
+
 /// How long an HTTP client may take to send its header.
 pub const HTTP_HEADER_MAX: Duration = Duration::from_secs(10);
 
@@ -465,6 +490,7 @@ const fn max(one: usize, other: usize) -> usize {
     if one > other { one } else { other }
 }
 
+const _: () = assert!(FAILURES_MAX as u128 * RESTART_PAUSE_MAX.as_millis() < FAILURES_WINDOW.as_millis());
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
 const _: () = assert!(SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);

@@ -15,13 +15,13 @@ const ROWS: &[&[&str]] = &[
     &["worker"],
     &["config", "files", "metrics"],
     &["balance", "relay", "engine"],
-    &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots"],
+    &["address", "errno", "time", "wire", "http", "histogram", "limits", "slots", "systemd"],
 ];
 
 /// Imports within one row that have a reason: every maximum stands in `limits`, those of parsers and counts too, and its
 /// relations are proven against the bits of a slot.
 const NEIGHBOURS: &[(&str, &str)] =
-    &[("wire", "limits"), ("http", "limits"), ("histogram", "limits"), ("limits", "slots")];
+    &[("wire", "limits"), ("http", "limits"), ("histogram", "limits"), ("limits", "slots"), ("systemd", "limits")];
 
 /// Rooms that get time, randomness and bytes as arguments ...
 const PURE: &[&str] = &["balance", "relay", "wire"];

@@ -1,6 +1,8 @@
 //! Log lines on standard error, as the configuration wants them.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
+use std::panic::PanicHookInfo;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -25,8 +27,25 @@ pub fn start(checked: &Checked) -> Result<(), Exit> {
     let filtered = layer.with_filter(config.log().targets().clone());
     let started = tracing_subscriber::registry().with(filtered).try_init();
     started.map_err(|error| Exit::Failed(format!("logging cannot be started: {error}")))?;
+    std::panic::set_hook(Box::new(log_panic));
     for warning in checked.warnings.one_a_line() {
         tracing::warn!("{warning}");
     }
     Ok(())
+}
+
+/// A panic is a log line like any other. With RUST_BACKTRACE set it has a backtrace.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let payload = panic.payload();
+    let why = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    tracing::error!(
+        thread = thread.name().unwrap_or("?"),
+        location = panic.location().map(tracing::field::display),
+        why,
+        backtrace = backtrace.map(tracing::field::display),
+        "a thread has panicked; please report this"
+    );
 }

@@ -15,8 +15,9 @@ use std::future::pending;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixListener as UnixStdListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, thread};
 
 use axum::Router;
@@ -27,6 +28,8 @@ use axum::routing::get;
 use prometheus::TEXT_FORMAT;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::files::AccessLog;
@@ -36,31 +39,35 @@ use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::news::Hearer;
 
 use admin::{Admin, Facts};
-use metrics::{Metrics, Sources};
+use metrics::Metrics;
 use names::Namer;
 use probes::Prober;
 use roster::Rosters;
 
 /// What the rest of the process has to know.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// SIGTERM or SIGINT: drain and end; the second: end at once.
     Terminate,
     /// Every host name of the configuration has been looked up once, whatever came of it.
     HostsKnown,
+    /// The thread has ended, for this reason.
+    Failed(String),
 }
 
-/// What the control thread works with.
-#[derive(Debug)]
+/// What the control thread works with, whichever it is by now.
+#[derive(Clone)]
 pub struct Setup {
     /// A bound and listening socket for the metrics address.
-    pub metrics: Option<StdListener>,
+    pub metrics: Option<Arc<StdListener>>,
     /// Where the admin API is served, and what it tells of the process.
-    pub admin: Option<(UnixStdListener, Facts)>,
-    /// What the numbers are made of.
-    pub sources: Sources,
-    /// What the workers tell.
-    pub hearer: Hearer,
+    pub admin: Option<(Arc<UnixStdListener>, Facts)>,
+    /// What the workers tell. One control thread after the other hears it.
+    pub hearer: Arc<tokio::sync::Mutex<Hearer>>,
+    /// What `GET /metrics` answers.
+    pub numbers: Metrics,
+    /// What SIGUSR1 opens again.
+    pub access_log: Option<AccessLog>,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -71,6 +78,44 @@ pub struct Setup {
     pub workers: Vec<Mailbox>,
     /// Active checks under way at a time.
     pub checks_max: NonZeroUsize,
+    /// Shows that it turns.
+    pub pulse: Pulse,
+    /// Makes one of the thread's tasks panic, for a test.
+    #[cfg(debug_assertions)]
+    pub fault: Arc<Notify>,
+}
+
+/// Whether the thread turns: it answers pings in its turn.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Beats>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    changed: Notify,
+}
+
+impl Pulse {
+    /// Asks for an answer with this number.
+    pub fn ping(&self, number: u64) {
+        self.0.asked.store(number, Ordering::Release);
+        self.0.changed.notify_one();
+    }
+
+    /// Whether the ping of this number was answered, or a later one.
+    pub fn has_answered(&self, number: u64) -> bool {
+        self.0.answered.load(Ordering::Acquire) >= number
+    }
+
+    /// Answers for ever.
+    async fn answer(self) {
+        loop {
+            // At once too: a thread that has failed may have taken the last notification.
+            self.0.answered.store(self.0.asked.load(Ordering::Acquire), Ordering::Release);
+            self.0.changed.notified().await;
+        }
+    }
 }
 
 /// Whether new clients should be sent here.
@@ -89,46 +134,82 @@ impl Readiness {
     }
 }
 
-/// Starts the thread, which calls `notify` for every [`Notice`]. It runs until the process ends.
+/// Starts the thread, which calls `notify` for every [`Notice`]. It runs until the process ends, or until it or one of its
+/// tasks fails; it can then be started again.
 ///
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
-    let Setup { metrics, admin, hearer, sources, readiness, rosters, resolvers, workers, checks_max } = setup;
-    let access_log = sources.access_log.clone();
-    let numbers = Metrics::new(sources, rosters.clone()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
-    let metrics = metrics
-        .map(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        })
-        .transpose()?;
-    let admin =
-        admin.map(|(listener, facts)| Ok::<_, io::Error>((UnixListener::from_std(listener)?, facts))).transpose()?;
+    let listen = |listener: &Arc<StdListener>| {
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    let metrics = setup.metrics.as_ref().map(listen).transpose()?;
+    let listen = |listener: &UnixStdListener| UnixListener::from_std(listener.try_clone()?);
+    let admin = setup.admin.as_ref().map(|(listener, _)| listen(listener)).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
-        runtime.block_on(async move {
-            if let Some((listener, facts)) = admin {
-                let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
-                tokio::spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
-                tokio::spawn(admin::expire_leases(rosters.clone()));
-            }
-            if let Some(listener) = metrics {
-                tokio::spawn(http::serve(listener, router(readiness, numbers.clone())));
-            }
-            let on_known = notify.clone();
-            tokio::spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
-            tokio::spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
-            tokio::spawn(news::relay(rosters.clone(), hearer));
-            tokio::spawn(numbers.clone().keep_minutes());
-            tokio::spawn(collect(rosters, workers, numbers));
-            signals.deliver(notify, access_log).await;
-        });
+        let work = AssertUnwindSafe(|| runtime.block_on(work(setup, (metrics, admin), signals, notify.clone())));
+        let why = catch_unwind(work).unwrap_or_else(|_| "it panicked; the log says where".into());
+        runtime.shutdown_background();
+        notify(Notice::Failed(why));
     })?;
     Ok(())
+}
+
+/// Does everything, until something of it ends. Gives the reason.
+async fn work(
+    setup: Setup,
+    (metrics, admin): (Option<TcpListener>, Option<UnixListener>),
+    signals: Signals,
+    notify: impl Fn(Notice) + Clone + Send + 'static,
+) -> String {
+    let Setup {
+        admin: facts,
+        hearer,
+        access_log,
+        numbers,
+        readiness,
+        rosters,
+        resolvers,
+        workers,
+        checks_max,
+        pulse,
+        ..
+    } = setup;
+    #[cfg(debug_assertions)]
+    let fault = setup.fault;
+    // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
+    let mut tasks = JoinSet::new();
+    if let Some((listener, (_, facts))) = admin.zip(facts) {
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+        tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
+        tasks.spawn(admin::expire_leases(rosters.clone()));
+    }
+    if let Some(listener) = metrics {
+        tasks.spawn(http::serve(listener, router(readiness, numbers.clone())));
+    }
+    let on_known = notify.clone();
+    tasks.spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
+    tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
+    tasks.spawn(news::relay(rosters.clone(), hearer));
+    tasks.spawn(numbers.clone().keep_minutes());
+    tasks.spawn(collect(rosters, workers, numbers));
+    tasks.spawn(signals.deliver(notify, access_log));
+    tasks.spawn(pulse.answer());
+    #[cfg(debug_assertions)]
+    tasks.spawn(async move {
+        fault.notified().await;
+        panic!("a fault was planted here");
+    });
+    match tasks.join_next().await {
+        Some(Err(error)) => format!("one of its tasks has failed: {error}"),
+        Some(Ok(())) | None => "one of its tasks has ended".into(),
+    }
 }
 
 struct Signals {

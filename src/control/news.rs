@@ -166,7 +166,8 @@ impl Newsroom {
 }
 
 /// Tells what the workers tell, until the last of them has ended.
-pub async fn relay(rosters: Arc<Rosters>, mut hearer: Hearer) {
+pub async fn relay(rosters: Arc<Rosters>, hearer: Arc<tokio::sync::Mutex<Hearer>>) {
+    let mut hearer = hearer.lock().await;
     while let Some(heard) = hearer.hear().await {
         let news = rosters.news();
         match heard {

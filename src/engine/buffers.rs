@@ -62,6 +62,11 @@ impl Chain {
     pub const fn is_empty(&self) -> bool {
         self.head == NONE
     }
+
+    /// Forgets what waits, whose buffers are gone with their engine.
+    pub const fn forget(&mut self) {
+        (self.head, self.tail, self.bytes) = (NONE, NONE, 0);
+    }
 }
 
 impl Default for Chain {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, sockopt};
 use socket2::{SockFilter, SockRef};
 
@@ -84,6 +85,8 @@ impl ListenError {
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<Arc<OwnedFd>>,
+    /// So many of them, from the first on, are a service manager's, which keeps its own end.
+    kept: usize,
     address: Address,
     file: Option<SocketFile>,
 }
@@ -109,6 +112,34 @@ impl Listener {
             }
             Address::Unix(path) => bind_unix(path, options),
         }
+    }
+
+    /// Listens on a socket that a service manager has bound to `address`. Further workers get sockets of their own beside it
+    /// where the kernel allows that (the manager's has SO_REUSEPORT and belongs to the same user), or else accept on the same
+    /// one. The file of a unix socket stays the manager's.
+    ///
+    /// # Errors
+    /// The socket cannot listen.
+    pub fn adopt(socket: OwnedFd, address: &Address, options: &ListenOptions) -> Result<Listener, ListenError> {
+        let prepare = || -> rustix::io::Result<()> {
+            let flags = rustix::fs::fcntl_getfl(&socket)?;
+            rustix::fs::fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
+            if !address.is_unix() {
+                inherited(&socket, options)?;
+            }
+            rustix::net::listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))
+        };
+        prepare().map_err(|errno| ListenError::new(address, errno.into()))?;
+        let beside = beside(&socket, address, options);
+        let kept = if beside.is_empty() { options.workers } else { 1 };
+        let first = Arc::new(socket);
+        let sockets = std::iter::repeat_n(first, kept).chain(shared(beside)).collect();
+        Ok(Listener { sockets, kept, address: address.clone(), file: None })
+    }
+
+    /// Whether the socket of this worker is a service manager's: who waits in its queue is served by the next process.
+    pub fn is_kept(&self, worker: usize) -> bool {
+        worker < self.kept
     }
 
     /// The address that is bound, with the port where that was 0.
@@ -180,7 +211,7 @@ fn bind_inet(address: SocketAddr, options: &ListenOptions) -> rustix::io::Result
     for _ in 1..options.workers {
         sockets.push(bound(address, options, true)?);
     }
-    Ok(Listener { sockets: shared(sockets), address: Address::Inet(address), file: None })
+    Ok(Listener { sockets: shared(sockets), kept: 0, address: Address::Inet(address), file: None })
 }
 
 /// Each socket belongs to the one who bound it and to the worker that accepts on it.
@@ -198,14 +229,35 @@ fn bound(address: SocketAddr, options: &ListenOptions, share: bool) -> rustix::i
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    // Accepted sockets inherit these.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    if let Some(idle) = options.keepalive {
-        socket::set_keepalive(socket.as_fd(), idle)?;
-    }
+    inherited(&socket, options)?;
     rustix::net::bind(&socket, &SocketAddrAny::from(address))?;
     rustix::net::listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
+}
+
+/// Sets what accepted sockets inherit.
+fn inherited(socket: &OwnedFd, options: &ListenOptions) -> rustix::io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    match options.keepalive {
+        Some(idle) => socket::set_keepalive(socket.as_fd(), idle),
+        None => Ok(()),
+    }
+}
+
+/// Sockets of our own beside one that was handed over, for all workers but one; none where that cannot be.
+fn beside(first: &OwnedFd, address: &Address, options: &ListenOptions) -> Vec<OwnedFd> {
+    let Some(inet) = address.inet() else { return Vec::new() };
+    if sockopt::socket_reuseport(first) != Ok(true) || inet.is_ipv6() && sockopt::ipv6_v6only(first) != Ok(true) {
+        return Vec::new();
+    }
+    let sockets: rustix::io::Result<Vec<OwnedFd>> = (1..options.workers).map(|_| bound(inet, options, true)).collect();
+    match sockets {
+        Ok(sockets) => sockets,
+        Err(errno) => {
+            tracing::info!(%address, %errno, "no socket can stand beside the one handed over: all workers accept on it");
+            Vec::new()
+        }
+    }
 }
 
 fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenError> {
@@ -231,7 +283,7 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> Result<Listener, ListenErr
     let sockets = listen().map_err(|errno| fail(errno.into()))?;
     let made = std::fs::symlink_metadata(path).map_err(|error| fail(Errno::from(&error)))?;
     let file = SocketFile { path: path.to_owned(), device: made.st_dev(), inode: made.st_ino() };
-    Ok(Listener { sockets: shared(sockets), address, file: Some(file) })
+    Ok(Listener { sockets: shared(sockets), kept: 0, address, file: Some(file) })
 }
 
 /// Removes the file of a socket that nobody listens on any more.

@@ -14,6 +14,7 @@
 //!   in a pipe ([`Piped`]) until they are spliced on, spilt or discarded.
 
 pub mod buffers;
+pub mod handover;
 pub mod host;
 pub mod listener;
 pub mod pipes;

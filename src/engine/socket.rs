@@ -64,12 +64,20 @@ impl Waker {
 
 /// The address of the other end; `None` for a unix socket, and where the connection is gone already.
 pub fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
-    SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok()
+    SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok().map(canonical)
 }
 
 /// The address of our end; `None` for a unix socket.
 pub fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
+}
+
+/// A client of IPv4 on a socket for both (only a service manager hands over such) is one of IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// See [`Engine::addresses`](super::Engine::addresses).
@@ -79,9 +87,9 @@ pub(super) fn addresses(socket: &OwnedFd) -> Addresses {
     Addresses { peer: peer.and_then(address), local: local.and_then(address) }
 }
 
-fn address(address: SocketAddrAny) -> Option<Address> {
+pub(super) fn address(address: SocketAddrAny) -> Option<Address> {
     if let Ok(inet) = SocketAddr::try_from(address.clone()) {
-        return Some(Address::Inet(inet));
+        return Some(Address::Inet(canonical(inet)));
     }
     let unix = SocketAddrUnix::try_from(address).ok()?;
     let mut name = Vec::new();
@@ -171,6 +179,11 @@ pub(super) fn linger_none(socket: &OwnedFd) {
     if let Err(errno) = sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
         tracing::debug!(%errno, "a connection is closed without the reset that was meant");
     }
+}
+
+/// Closes with a reset, without an engine: for what is left of a worker that has failed.
+pub fn abort(socket: OwnedFd) {
+    linger_none(&socket);
 }
 
 /// See [`Engine::unsent`](super::Engine::unsent).

@@ -208,12 +208,14 @@ impl Ledger {
         }
     }
 
-    /// The workers' rings, by the workers' numbers.
+    /// The workers' rings, by the workers' numbers. A worker that was started again counts on from where it was.
     pub fn rings(&self) -> Vec<RingTotals> {
-        let mut rings: Vec<RingTotals> =
-            self.rings.iter().map(|(worker, cells)| RingTotals { worker: *worker, statistics: cells.get() }).collect();
-        rings.sort_unstable_by_key(|ring| ring.worker);
-        rings
+        let mut rings = BTreeMap::new();
+        for (worker, cells) in &self.rings {
+            let totals: &mut Statistics = rings.entry(*worker).or_default();
+            *totals += cells.get();
+        }
+        rings.into_iter().map(|(worker, statistics)| RingTotals { worker, statistics }).collect()
     }
 
     /// What each listener has counted, by its name.

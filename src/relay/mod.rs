@@ -379,11 +379,13 @@ pub enum CloseReason {
     Internal(Errno),
     /// Somebody ended it.
     Killed(Kill),
+    /// Its worker has failed.
+    WorkerFailed,
 }
 
 impl CloseReason {
     /// Every label, in the order of the documentation.
-    pub const LABELS: [&str; 38] = [
+    pub const LABELS: [&str; 39] = [
         "client_eof",
         "backend_eof",
         "client_reset",
@@ -405,6 +407,7 @@ impl CloseReason {
         "killed",
         "shutdown",
         "internal",
+        "worker_failed",
         "proxy_untrusted",
         "proxy_timeout",
         "proxy_unfinished",
@@ -453,6 +456,7 @@ impl CloseReason {
             CloseReason::ConnectFailed(_) => "connect_failed",
             CloseReason::ConnectTimeout => "connect_timeout",
             CloseReason::Internal(_) => "internal",
+            CloseReason::WorkerFailed => "worker_failed",
             CloseReason::Killed(Kill::Shutdown) => "shutdown",
             CloseReason::Killed(Kill::BackendDown) => "backend_down",
             CloseReason::Killed(Kill::Operator) => "killed",

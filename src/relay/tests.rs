@@ -904,6 +904,7 @@ fn reasons() -> Vec<CloseReason> {
         CloseReason::Killed(Kill::Operator),
         CloseReason::Killed(Kill::Shutdown),
         CloseReason::Internal(Errno::EMFILE),
+        CloseReason::WorkerFailed,
     ];
     for side in Side::BOTH {
         all.push(CloseReason::Eof(side));
@@ -920,6 +921,7 @@ fn reasons() -> Vec<CloseReason> {
             CloseReason::QueueFull | CloseReason::QueueTimeout => {}
             CloseReason::NoBackend | CloseReason::ConnectFailed(_) | CloseReason::ConnectTimeout => {}
             CloseReason::Killed(Kill::Shutdown | Kill::BackendDown | Kill::Operator) | CloseReason::Internal(_) => {}
+            CloseReason::WorkerFailed => {}
             CloseReason::Header(
                 HeaderFault::Untrusted | HeaderFault::Late | HeaderFault::Unfinished | HeaderFault::Wrong(_),
             ) => {}

@@ -4,6 +4,7 @@ use std::net::TcpListener as StdListener;
 
 use crate::address::Address;
 use crate::config::{Bind, Config, Listener};
+use crate::engine::handover::HandedOver;
 use crate::engine::listener::{ListenError, ListenOptions, Listener as Listening};
 use crate::engine::socket;
 use crate::server::error::Error;
@@ -25,30 +26,49 @@ pub(super) fn try_sources(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn bind_all(listeners: &[Listener], workers: usize) -> Result<Vec<Bound>, ListenError> {
+/// `handed`: sockets that were handed over are used where they match.
+pub(super) fn bind_all(
+    listeners: &[Listener],
+    workers: usize,
+    handed: &mut HandedOver,
+) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
     for listener in listeners {
         let options = ListenOptions { workers, backlog: listener.backlog.get(), keepalive: listener.keepalive };
         for bind in &listener.bind {
-            bind_one(listener, bind, &options, &mut bound)?;
+            bind_one((listener, bind), &options, handed, &mut bound)?;
         }
     }
     Ok(bound)
 }
 
 fn bind_one(
-    listener: &Listener,
-    bind: &Bind,
+    (listener, bind): (&Listener, &Bind),
     options: &ListenOptions,
+    handed: &mut HandedOver,
     bound: &mut Vec<Bound>,
 ) -> Result<(), ListenError> {
     let mut port = None;
-    for (index, mut address) in bind.addresses().into_iter().enumerate() {
+    let mut addresses = bind.addresses();
+    if let [_, both] = &addresses[..]
+        && handed.has_dual(both)
+    {
+        // One socket for IPv6 and IPv4.
+        addresses.remove(0);
+    }
+    for (index, mut address) in addresses.into_iter().enumerate() {
         if let (Address::Inet(inet), Some(port)) = (&mut address, port) {
             // All addresses on a free port: the IPv6 socket takes the one that the IPv4 socket has got.
             inet.set_port(port);
         }
-        match Listening::bind(&address, options) {
+        let listening = match handed.find(&address) {
+            Some(socket) => {
+                tracing::info!(listener = listener.name, %address, "using the socket that was handed over");
+                Listening::adopt(socket, &address, options)
+            }
+            None => Listening::bind(&address, options),
+        };
+        match listening {
             Ok(listening) => {
                 port = listening.address().inet().map(|inet| inet.port());
                 bound.push(Bound { name: listener.name.clone(), listening });
@@ -62,10 +82,25 @@ fn bind_one(
     Ok(())
 }
 
-pub(super) fn bind_metrics(bind: Option<&Bind>) -> Result<Option<StdListener>, Error> {
+/// Says which of the sockets that were handed over match nothing; they are closed.
+pub(super) fn refuse_rest(handed: HandedOver) {
+    for (name, address) in handed.rest() {
+        tracing::warn!(
+            name,
+            address = address.map(tracing::field::display),
+            "a socket was handed over (LISTEN_FDS) that matches no `bind`: closing it. Add its address to a listener, or take \
+             it out of the .socket unit"
+        );
+    }
+}
+
+pub(super) fn bind_metrics(bind: Option<&Bind>, handed: &mut HandedOver) -> Result<Option<StdListener>, Error> {
     let Some(bind) = bind else { return Ok(None) };
+    let taken = bind.addresses().iter().find_map(|address| handed.find(address)).map(StdListener::from);
     let addresses: Vec<_> = bind.addresses().iter().filter_map(Address::inet).collect();
-    let bound = StdListener::bind(addresses.as_slice()).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let bound = taken
+        .map_or_else(|| StdListener::bind(addresses.as_slice()), Ok)
+        .and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| Error::Metrics { address: bind.to_string(), source })?;
     tracing::info!(%address, "metrics address: /metrics /ready /health");
     Ok(Some(listener))

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::engine::listener::ListenError;
 use crate::engine::ring::SetupError;
 use crate::errno::Errno;
+use crate::limits::{FAILURES_MAX, FAILURES_WINDOW};
 
 /// Why the server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -54,18 +55,30 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// A worker has ended by itself.
-    #[error("worker {number} has failed: {why}. The other workers were drained; restart ringlb and report this")]
-    Worker {
+    /// The table of metrics is wrong, which a test rules out.
+    #[error("the metrics cannot be set up: {0}")]
+    Numbers(String),
+    /// A thread has failed before everything ran.
+    #[error("{thread} has failed at the start: {why}. Please report this")]
+    Thread {
         /// Which.
-        number: usize,
+        thread: String,
         /// What it said.
         why: String,
     },
-}
-
-pub(super) fn failed(number: usize, result: Result<(), String>) -> Error {
-    Error::Worker { number, why: result.err().unwrap_or_else(|| "it ended without being told".into()) }
+    /// Threads have failed too often.
+    #[error(
+        "{thread} has failed: {why}. That was failure {} within {} s: the other threads were drained. Restart ringlb and \
+         report this",
+        FAILURES_MAX,
+        FAILURES_WINDOW.as_secs()
+    )]
+    GivenUp {
+        /// Which was the last.
+        thread: String,
+        /// What it said.
+        why: String,
+    },
 }
 
 pub(super) fn interrupted() -> Error {

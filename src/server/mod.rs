@@ -7,38 +7,44 @@ mod admin;
 mod bind;
 mod capacity;
 mod error;
+#[cfg(debug_assertions)]
+mod faults;
+mod manager;
+mod restarts;
 mod setup;
 mod thread;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::config::{Config, Workers};
 use crate::control::admin::socket::AdminSocket;
-use crate::control::metrics::Sources;
+use crate::control::metrics::{Metrics, Sources};
 use crate::control::roster::Rosters;
-use crate::control::{self, Notice as Told, Readiness};
+use crate::control::{self, Notice as Told, Pulse, Readiness};
+use crate::engine::handover::HandedOver;
 use crate::engine::host;
-use crate::engine::socket::Waker;
-use crate::errno::Errno;
-use crate::files::AccessLog;
 use crate::limits::{KILL_MAX, RESOLVE_START_MAX};
 use crate::metrics::Ledger;
 use crate::relay::Kill;
+use crate::systemd;
 use crate::worker::admission::Gate;
 use crate::worker::clock;
-use crate::worker::mailbox::{Command, Mailbox};
+use crate::worker::mailbox::Command;
 use crate::worker::news::Reporter;
 
-use bind::{Bound, bind_all, bind_metrics, try_sources};
+use bind::{Bound, bind_all, bind_metrics, refuse_rest, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
-use error::{failed, interrupted, system};
-use setup::{Shared, gate};
-use thread::{Notice, notify, spawn};
+use error::{interrupted, system};
+use manager::Manager;
+use restarts::Restarts;
+use setup::{Desk, Plan, Shared};
+use thread::{Failure, Notice, notify, spawn};
 
 pub use error::Error;
 
@@ -51,87 +57,115 @@ pub fn run(config: &Config, on_ready: impl FnOnce(&[Address])) -> Result<(), Err
     let fleet = Fleet::start(config)?;
     let addresses: Vec<Address> = fleet.listeners.iter().map(|bound| bound.listening.address().clone()).collect();
     on_ready(&addresses);
-    fleet.serve(config)
+    fleet.serve()
 }
 
-/// The running workers and what the main thread holds for them.
-struct Fleet {
+/// The running threads and what the main thread holds for them.
+struct Fleet<'c> {
     listeners: Vec<Bound>,
-    mailboxes: Vec<Mailbox>,
+    plan: Plan<'c>,
+    control: control::Setup,
+    /// The workers' threads, by their numbers.
     threads: Vec<Option<JoinHandle<()>>>,
+    sender: Sender<Notice>,
     notices: Receiver<Notice>,
-    readiness: Readiness,
-    process: Arc<Gate>,
-    admin: Option<AdminSocket>,
-    access_log: Option<AccessLog>,
+    /// Of the workers by their numbers, then of the control thread; `None` once nothing is to be started again.
+    restarts: Option<Restarts>,
+    manager: Option<Manager>,
+    /// Its file goes with it.
+    _admin: Option<AdminSocket>,
 }
 
-impl Fleet {
-    fn start(config: &Config) -> Result<Fleet, Error> {
+/// What has become of waiting.
+enum Heard {
+    Terminate,
+    WorkerEnded,
+    TimeIsUp,
+    GivenUp(Error),
+}
+
+impl<'c> Fleet<'c> {
+    fn start(config: &'c Config) -> Result<Fleet<'c>, Error> {
         let cpus = host::cpus().map_err(|errno| system("the list of usable CPUs")(errno.into()))?;
         let count = match config.workers() {
             Workers::Auto => cpus.len().max(1),
             Workers::Count(count) => count.get(),
         };
         try_sources(config)?;
-        let listeners = bind_all(config.listeners(), count)?;
-        let metrics = bind_metrics(config.metrics())?;
+        let mut handed = HandedOver::take();
+        let listeners = bind_all(config.listeners(), count, &mut handed)?;
+        let metrics = bind_metrics(config.metrics(), &mut handed)?.map(Arc::new);
+        refuse_rest(handed);
         let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
         let access_log = access_log::open(config)?;
         let descriptors = descriptors_max();
-        let checks_max = checks_max(descriptors);
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
-        let (sender, notices) = channel();
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
-        let wakers: Result<Vec<Waker>, Errno> = (0..count).map(|_| Waker::new()).collect();
-        let wakers: Arc<[Waker]> = wakers.map_err(|errno| system("an eventfd")(errno.into()))?.into();
-        let (mailboxes, commands) = wakers.iter().cloned().map(Mailbox::new).unzip();
         let (reporter, hearer) = Reporter::new();
-        let (threads, readiness) = (Vec::new(), Readiness::default());
-        let mut fleet = Fleet { listeners, mailboxes, threads, notices, readiness, process, admin, access_log };
+        let desks: Result<Vec<Desk>, _> = (0..count).map(|_| Desk::new()).collect();
+        let desks = desks.map_err(|errno| system("an eventfd")(errno.into()))?;
+        let shared: HashMap<String, Shared> =
+            config.listeners().iter().map(|listener| (listener.name.clone(), Shared::new(listener))).collect();
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
-        let gates: HashMap<String, Arc<Gate>> =
-            config.listeners().iter().map(|listener| (listener.name.clone(), gate(listener))).collect();
         let sources = Sources {
             ledger,
             workers: count,
-            process: fleet.process.clone(),
-            access_log: fleet.access_log.clone(),
-            listeners: config.listeners().iter().map(|l| (l.name.clone(), gates[&l.name].clone())).collect(),
+            process: Arc::clone(&process),
+            access_log: access_log.clone(),
+            listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
+        };
+        let pipes = pipes_max(descriptors, count);
+        let (log, all) = (access_log.clone(), Arc::clone(&rosters));
+        let plan = Plan {
+            config,
+            rosters: all,
+            process,
+            announcements,
+            reporter,
+            desks,
+            cpus,
+            pipes,
+            access_log: log,
+            shared,
         };
         let control = control::Setup {
             metrics,
-            admin: fleet.admin(config, &gates)?,
-            hearer,
-            sources,
-            readiness: fleet.readiness.clone(),
-            rosters: rosters.clone(),
+            admin: admin.as_ref().map(|admin| admin::serve(admin, &plan, &listeners)).transpose()?,
+            hearer: Arc::new(hearer.into()),
+            numbers: Metrics::new(sources, rosters.clone()).map_err(|error| Error::Numbers(error.to_string()))?,
+            readiness: Readiness::default(),
+            rosters,
+            access_log,
             resolvers: config.resolvers().to_vec(),
-            workers: fleet.mailboxes.clone(),
-            checks_max,
+            workers: plan.mailboxes().cloned().collect(),
+            checks_max: checks_max(descriptors),
+            pulse: Pulse::default(),
+            #[cfg(debug_assertions)]
+            fault: Arc::default(),
         };
-        let told = sender.clone();
-        control::start(control, move |notice| notify(&told, Notice::Told(notice)))
-            .map_err(system("the control thread"))?;
-        fleet.await_hosts()?;
-        let pipes = pipes_max(descriptors, count);
-        for setup in fleet.setups(
-            config,
-            &rosters,
-            Shared {
-                wakers: &wakers,
-                gates: &gates,
-                announcements: &announcements,
-                reporter: &reporter,
-                pipes,
-                access_log: fleet.access_log.as_ref(),
-            },
-            (commands, &cpus),
-        ) {
-            fleet.threads.push(Some(spawn(setup, sender.clone()).map_err(system("a worker thread"))?));
-        }
-        fleet.await_start()?;
+        let (sender, notices) = channel();
+        let restarts = Some(Restarts::new(count + 1));
+        let (threads, manager, _admin) = (Vec::new(), None, admin);
+        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager, _admin };
+        fleet.start_threads(count)?;
         Ok(fleet)
+    }
+
+    fn start_threads(&mut self, workers: usize) -> Result<(), Error> {
+        self.start_control().map_err(system("the control thread"))?;
+        self.await_hosts()?;
+        for number in 0..workers {
+            let setup = self.plan.worker(number, &self.listeners);
+            self.threads.push(Some(spawn(setup, self.sender.clone()).map_err(system("a worker thread"))?));
+        }
+        #[cfg(debug_assertions)]
+        faults::listen(self.plan.mailboxes().cloned().collect(), self.control.fault.clone());
+        self.await_start()
+    }
+
+    fn start_control(&self) -> std::io::Result<()> {
+        let sender = self.sender.clone();
+        control::start(self.control.clone(), move |notice| notify(&sender, Notice::Told(notice)))
     }
 
     /// Waits until the backends' host names have been looked up once, so that the first clients find them; not for ever,
@@ -142,7 +176,8 @@ impl Fleet {
             match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
                 Ok(Notice::Told(Told::HostsKnown)) => return Ok(()),
-                Ok(_) => {}
+                Ok(Notice::Told(Told::Failed(why))) => return Err(Error::Thread { thread: CONTROL.into(), why }),
+                Ok(Notice::Started | Notice::Ended { .. }) => {}
                 Err(_) => {
                     tracing::warn!("not every host name could be looked up in {RESOLVE_START_MAX:?}; starting without");
                     return Ok(());
@@ -156,12 +191,13 @@ impl Fleet {
         let mut waiting = self.threads.len();
         while waiting > 0 {
             match self.notices.recv() {
-                Ok(Notice::Started { result, .. }) => {
-                    result?;
-                    waiting -= 1;
+                Ok(Notice::Started) => waiting -= 1,
+                Ok(Notice::Ended { result: Err(Failure::Setup(error)), .. }) => return Err(error.into()),
+                Ok(Notice::Ended { number, result }) => {
+                    return Err(Error::Thread { thread: worker(number), why: why(result) });
                 }
-                Ok(Notice::Ended { number, result }) => return Err(failed(number, result)),
                 Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
+                Ok(Notice::Told(Told::Failed(why))) => return Err(Error::Thread { thread: CONTROL.into(), why }),
                 Ok(Notice::Told(Told::HostsKnown)) => {}
                 Err(_) => break,
             }
@@ -170,50 +206,53 @@ impl Fleet {
     }
 
     /// Serves until told to stop, then drains.
-    fn serve(mut self, config: &Config) -> Result<(), Error> {
+    fn serve(mut self) -> Result<(), Error> {
         let addresses: Vec<String> =
             self.listeners.iter().map(|bound| format!("{}={}", bound.name, bound.listening.address())).collect();
-        self.readiness.set(true);
+        self.control.readiness.set(true);
         tracing::info!(
             workers = self.threads.len(),
-            max_connections = self.process.max(),
+            max_connections = self.plan.process.max(),
             listeners = addresses.join(" "),
             "ready"
         );
+        self.manager = Manager::find(Instant::now());
+        systemd::ready(&self.status());
         let failure = loop {
-            match self.notices.recv() {
-                Ok(Notice::Ended { number, result }) => {
-                    self.forget(number);
-                    let error = failed(number, result);
-                    tracing::error!(%error);
-                    break Some(error);
-                }
-                Ok(Notice::Told(Told::HostsKnown) | Notice::Started { .. }) => {}
-                Ok(Notice::Told(Told::Terminate)) | Err(_) => break None,
+            match self.hear(None) {
+                Heard::Terminate => break None,
+                Heard::GivenUp(error) => break Some(error),
+                Heard::WorkerEnded | Heard::TimeIsUp => {}
             }
         };
-        self.drain(config);
+        self.drain();
         failure.map_or(Ok(()), Err)
     }
 
-    fn drain(&mut self, config: &Config) {
-        self.readiness.set(false);
-        let delay = config.shutdown_delay();
-        tracing::info!(sessions = self.process.active(), ?delay, timeout = ?config.shutdown_timeout(), "draining");
+    fn drain(&mut self) {
+        self.control.readiness.set(false);
+        let (delay, timeout) = (self.plan.config.shutdown_delay(), self.plan.config.shutdown_timeout());
+        tracing::info!(sessions = self.plan.process.active(), ?delay, ?timeout, "draining");
+        systemd::stopping("draining", delay + timeout + KILL_MAX);
         let hurry = self.wait(Instant::now() + delay, |_| false);
+        // Of a worker that has failed too, the accept queue is to be emptied; afterwards nothing is started again.
+        while let Some(number) = self.restarts.as_mut().and_then(Restarts::hurry) {
+            self.restart(number);
+        }
+        self.restarts = None;
         // The workers hold the last references: each empties its accept queue, and closes.
         for bound in self.listeners.drain(..) {
             bound.listening.remove_file();
         }
         self.tell(|| Command::Drain);
-        let timeout = if hurry { Duration::ZERO } else { config.shutdown_timeout() };
+        let timeout = if hurry { Duration::ZERO } else { timeout };
         self.wait(Instant::now() + timeout, Fleet::all_ended);
         if !self.all_ended() {
-            tracing::warn!(sessions = self.process.active(), "closing the sessions that are left");
+            tracing::warn!(sessions = self.plan.process.active(), "closing the sessions that are left");
             self.tell(|| Command::Kill(Kill::Shutdown));
             self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
         }
-        if let Some(log) = &self.access_log {
+        if let Some(log) = &self.plan.access_log {
             access_log::finish(log);
         }
         if self.all_ended() {
@@ -224,39 +263,125 @@ impl Fleet {
     }
 
     /// Waits until `until`, or `done`, or a further signal (then true).
-    fn wait(&mut self, until: Instant, done: impl Fn(&Fleet) -> bool) -> bool {
+    fn wait(&mut self, until: Instant, done: impl Fn(&Fleet<'c>) -> bool) -> bool {
         while !done(self) {
-            match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Notice::Told(Told::Terminate)) => return true,
-                Ok(Notice::Ended { number, result }) => {
-                    self.forget(number);
-                    if let Err(why) = result {
-                        tracing::error!(worker = number, why, "a worker has failed");
-                    }
-                }
-                Ok(Notice::Started { .. } | Notice::Told(Told::HostsKnown)) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            match self.hear(Some(until)) {
+                Heard::Terminate => return true,
+                Heard::TimeIsUp => return false,
+                Heard::WorkerEnded => {}
+                Heard::GivenUp(error) => tracing::error!(%error),
             }
         }
         false
+    }
+
+    /// Waits for something that matters, until `until`, and keeps the threads running meanwhile.
+    fn hear(&mut self, until: Option<Instant>) -> Heard {
+        loop {
+            let now = Instant::now();
+            while let Some(number) = self.restarts.as_mut().and_then(|restarts| restarts.poll(now)) {
+                self.restart(number);
+            }
+            self.attend_manager(now);
+            let restart = self.restarts.as_ref().and_then(Restarts::next);
+            let manager = self.manager.as_ref().map(Manager::next);
+            let notice = match until.into_iter().chain(restart).chain(manager).min() {
+                Some(next) => self.notices.recv_timeout(next.saturating_duration_since(now)),
+                None => self.notices.recv().map_err(RecvTimeoutError::from),
+            };
+            match notice {
+                Ok(Notice::Told(Told::Terminate)) | Err(RecvTimeoutError::Disconnected) => return Heard::Terminate,
+                Ok(Notice::Told(Told::HostsKnown) | Notice::Started) => {}
+                Ok(Notice::Told(Told::Failed(why))) => {
+                    if let Some(error) = self.failed(self.control_number(), why) {
+                        return Heard::GivenUp(error);
+                    }
+                }
+                Ok(Notice::Ended { number, result }) => return self.ended(number, result),
+                Err(RecvTimeoutError::Timeout) => {
+                    if until.is_some_and(|until| until <= Instant::now()) {
+                        return Heard::TimeIsUp;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Joins a worker that has said that it ends.
+    fn ended(&mut self, number: usize, result: Result<(), Failure>) -> Heard {
+        if let Some(thread) = self.threads[number].take()
+            && thread.join().is_err()
+        {
+            tracing::error!(worker = number, "a worker has panicked on its way out");
+        }
+        if self.restarts.is_none() && result.is_ok() {
+            return Heard::WorkerEnded;
+        }
+        self.failed(number, why(result)).map_or(Heard::WorkerEnded, Heard::GivenUp)
+    }
+
+    /// Sees to it that the thread of that number is started again; or gives the reason to end.
+    fn failed(&mut self, number: usize, why: String) -> Option<Error> {
+        let thread = if number == self.control_number() { CONTROL.to_owned() } else { worker(number) };
+        let Some(restarts) = &mut self.restarts else {
+            tracing::error!(why, "{thread} has failed");
+            return None;
+        };
+        let Some(pause) = restarts.failed(number, Instant::now()) else {
+            let error = Error::GivenUp { thread, why };
+            tracing::error!(%error);
+            return Some(error);
+        };
+        tracing::error!(why, ?pause, "{thread} has failed; it is started again. Please report this");
+        None
+    }
+
+    fn restart(&mut self, number: usize) {
+        // The last ping may have gone down with the thread.
+        if let Some(ping) = self.manager.as_ref().and_then(Manager::ping)
+            && let Some(mailbox) = self.plan.mailboxes().nth(number)
+        {
+            mailbox.send(Command::Ping(ping));
+        }
+        let started = if number == self.control_number() {
+            self.start_control()
+        } else {
+            let setup = self.plan.worker(number, &self.listeners);
+            spawn(setup, self.sender.clone()).map(|thread| self.threads[number] = Some(thread))
+        };
+        if let Err(error) = started {
+            // Heard like any other failure, in its turn.
+            let failure = Failure::Thread(error);
+            let notice = if number == self.control_number() {
+                Notice::Told(Told::Failed(failure.to_string()))
+            } else {
+                Notice::Ended { number, result: Err(failure) }
+            };
+            notify(&self.sender, notice);
+        }
+    }
+
+    fn control_number(&self) -> usize {
+        self.plan.desks.len()
     }
 
     fn all_ended(&self) -> bool {
         self.threads.iter().all(Option::is_none)
     }
 
-    /// Joins a worker that has said that it ends.
-    fn forget(&mut self, number: usize) {
-        if let Some(thread) = self.threads[number].take()
-            && thread.join().is_err()
-        {
-            tracing::error!(worker = number, "a worker has panicked on its way out");
-        }
-    }
-
     fn tell(&self, command: impl Fn() -> Command) {
-        for mailbox in &self.mailboxes {
+        for mailbox in self.plan.mailboxes() {
             mailbox.send(command());
         }
     }
+}
+
+const CONTROL: &str = "the control thread";
+
+fn worker(number: usize) -> String {
+    format!("worker {number}")
+}
+
+fn why(result: Result<(), Failure>) -> String {
+    result.err().map_or_else(|| "it ended without being told".into(), |failure| failure.to_string())
 }

@@ -5,6 +5,7 @@
 //! the last place; those clients are served, and the reserve of descriptors covers them. What a listener accepts in a second
 //! is limited in the same way: see [`super::rate`].
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -51,8 +52,9 @@ impl Gate {
     }
 }
 
-/// The limits that one listener's sessions count against: the process's and its own.
-#[derive(Clone, Debug)]
+/// The limits that one listener's sessions count against: the process's and its own. Each worker has one for each of its
+/// listeners; dropped, it gives back whatever was not.
+#[derive(Debug)]
 pub struct Admission {
     process: Arc<Gate>,
     listener: Arc<Gate>,
@@ -61,18 +63,23 @@ pub struct Admission {
     wakers: Arc<[Waker]>,
     /// Clients that may wait in all backlogs together.
     crowd: usize,
+    /// Sessions counted in here and not yet out.
+    held: Cell<usize>,
+    /// Its acceptor waits for room.
+    waits: Cell<bool>,
 }
 
 impl Admission {
     /// Counts against both gates; `wakers` are the workers that may wait for them, `crowd` is how many clients may wait to be
     /// accepted by all of them.
     pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>, crowd: usize) -> Admission {
-        Admission { process, listener, rate: None, wakers, crowd }
+        Admission { process, listener, rate: None, wakers, crowd, held: Cell::new(0), waits: Cell::new(false) }
     }
 
     /// The same, with so many clients in a second at most.
-    pub fn at_rate(self, rate: Option<Arc<Bucket>>) -> Admission {
-        Admission { rate, ..self }
+    pub fn at_rate(mut self, rate: Option<Arc<Bucket>>) -> Admission {
+        self.rate = rate;
+        self
     }
 
     /// Counts a session in.
@@ -80,15 +87,21 @@ impl Admission {
         if let Some(rate) = &self.rate {
             rate.take(now);
         }
+        self.held.set(self.held.get() + 1);
         self.process.active.fetch_add(1, SeqCst);
         self.listener.active.fetch_add(1, SeqCst);
     }
 
     /// Counts a session out, and wakes those who wait for room.
     pub fn leave(&self) {
+        self.held.set(self.held.get() - 1);
+        self.give_back(1);
+    }
+
+    fn give_back(&self, sessions: usize) {
         // Sequentially consistent with `wait`: either we see its number, or it sees our room.
-        self.listener.active.fetch_sub(1, SeqCst);
-        self.process.active.fetch_sub(1, SeqCst);
+        self.listener.active.fetch_sub(sessions, SeqCst);
+        self.process.active.fetch_sub(sessions, SeqCst);
         if self.listener.waiting() + self.process.waiting() > 0 && !self.is_full() {
             self.wakers.iter().for_each(Waker::wake);
         }
@@ -124,13 +137,50 @@ impl Admission {
 
     /// Announces that an acceptor waits for room. Check [`is_full`](Admission::is_full) again afterwards.
     pub fn wait(&self) {
+        self.waits.set(true);
         self.process.waiting.fetch_add(1, SeqCst);
         self.listener.waiting.fetch_add(1, SeqCst);
     }
 
     /// Takes the announcement back.
     pub fn wait_over(&self) {
+        self.waits.set(false);
         self.process.waiting.fetch_sub(1, SeqCst);
         self.listener.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Drop for Admission {
+    /// A worker that has failed has counted nobody out.
+    fn drop(&mut self) {
+        if self.waits.get() {
+            self.wait_over();
+        }
+        if self.held.get() > 0 {
+            self.give_back(self.held.get());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_leaves_behind_is_given_back() {
+        let (process, listener) = (Arc::new(Gate::new(3)), Arc::new(Gate::new(2)));
+        let admission = || Admission::new(process.clone(), listener.clone(), Arc::default(), 1);
+        let (failing, other) = (admission(), admission());
+        for _ in 0..3 {
+            failing.enter(Time::ZERO);
+        }
+        failing.leave();
+        other.enter(Time::ZERO);
+        failing.wait();
+        other.wait();
+        assert_eq!((process.active(), listener.active(), process.waiting()), (3, 3, 2));
+        drop(failing);
+        assert_eq!((process.active(), listener.active()), (1, 1));
+        assert_eq!((process.waiting(), listener.waiting()), (1, 1));
     }
 }

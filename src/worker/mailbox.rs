@@ -1,8 +1,7 @@
 //! Commands to a worker, and its answers. Senders wake the worker; it looks into the box once a turn that it was woken in.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot::Sender as Reply;
@@ -30,6 +29,11 @@ pub enum Command {
     Census(Question, Reply<Page>),
     /// End this session, and say whether it was there.
     KillOne(Key, Reply<bool>),
+    /// Show that you turn: answer with this number.
+    Ping(u64),
+    /// Fail, for a test.
+    #[cfg(debug_assertions)]
+    Fault(Fault),
 }
 
 /// Which sessions somebody asks about.
@@ -77,25 +81,48 @@ pub struct Found {
     pub received: [u64; 2],
 }
 
-/// The sending end, one for each worker.
+/// The sending end, one for each worker. It outlives the worker: one that takes its place reads on where that has stopped.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    sender: Sender<Command>,
+    commands: Arc<Mutex<VecDeque<Command>>>,
     waker: Waker,
 }
 
 impl Mailbox {
     /// A box whose worker `waker` wakes.
-    pub fn new(waker: Waker) -> (Mailbox, Receiver<Command>) {
-        let (sender, receiver) = channel();
-        (Mailbox { sender, waker }, receiver)
+    pub fn new(waker: Waker) -> Mailbox {
+        Mailbox { commands: Arc::default(), waker }
     }
 
-    /// Tells the worker. A worker that has ended hears nothing; whoever waits for it learns that by joining it.
+    /// Tells the worker, or whoever takes its place. Whoever waits for a worker's end learns of it by joining it.
     pub fn send(&self, command: Command) {
-        if self.sender.send(command).is_ok() {
-            self.waker.wake();
-        }
+        self.commands().push_back(command);
+        self.waker.wake();
+    }
+
+    /// The worker's end: the oldest command that was not taken yet.
+    pub fn next(&self) -> Option<Command> {
+        self.commands().pop_front()
+    }
+
+    /// Gives back the places for clients of a worker that has failed: whoever takes its part knows other clients by their keys.
+    pub fn forget_places(&self) {
+        // Dropped without the lock: a place that is given back may be sent here again.
+        let mut commands = self.commands();
+        let (places, others): (VecDeque<_>, _) =
+            commands.drain(..).partition(|command| matches!(command, Command::Place(..)));
+        *commands = others;
+        drop(commands);
+        drop(places);
+    }
+
+    /// Wakes the worker.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,4 +130,16 @@ impl Taker for Mailbox {
     fn take(&self, key: Key, claim: Claim) {
         self.send(Command::Place(key, claim));
     }
+}
+
+/// What a worker of a debug build can be made to do wrong, so that tests can watch what becomes of it.
+#[cfg(debug_assertions)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Panic while a command is heard.
+    Panic,
+    /// Lose the ring: the kernel refuses whatever is submitted.
+    Ring,
+    /// Do nothing for so long.
+    Stall(std::time::Duration),
 }

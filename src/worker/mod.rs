@@ -22,14 +22,15 @@ mod tally;
 pub mod timers;
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 
 use crate::balance::{Chooser, Pool, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
-use crate::engine::socket::Waker;
-use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host};
+use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
 use crate::errno::Errno;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
@@ -56,12 +57,10 @@ pub struct Setup {
     pub cpu: Option<usize>,
     /// The listeners it serves.
     pub listeners: Vec<ListenerSetup>,
-    /// Wakes it.
-    pub waker: Waker,
-    /// Where its commands arrive ...
-    pub commands: Receiver<Command>,
-    /// ... and are sent.
+    /// Where its commands arrive; wakes it.
     pub mailbox: Mailbox,
+    /// The last ping that it has answered.
+    pub pulse: Arc<AtomicU64>,
     /// How many pipes it may splice through.
     pub pipes: usize,
     /// Where it announces what it counts.
@@ -78,6 +77,8 @@ pub struct ListenerSetup {
     pub name: String,
     /// The descriptor it accepts on; the main thread holds it too.
     pub socket: Arc<OwnedFd>,
+    /// A service manager keeps that socket: who waits in its queue is left there for the next process.
+    pub kept: bool,
     /// Whether that is a unix socket.
     pub unix: bool,
     /// What its sessions count against.
@@ -101,10 +102,13 @@ pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
     acceptors: Vec<Acceptor<OwnedFd>>,
+    /// Of each acceptor, whether its accept queue outlives this process.
+    kept: Vec<bool>,
     /// What is counted of each acceptor's socket.
     counts: Vec<Arc<ListenerCells>>,
     ring_counts: Arc<RingCells>,
-    commands: Receiver<Command>,
+    mailbox: Mailbox,
+    pulse: Arc<AtomicU64>,
     now: Time,
 }
 
@@ -121,16 +125,17 @@ impl Worker {
         }
         let mut ring = Ring::new()?;
         ring.limit_pipes(setup.pipes);
-        ring.arm_waker(WAKER, &setup.waker);
+        ring.arm_waker(WAKER, setup.mailbox.waker());
         let now = clock::now();
         let mut recorder = Recorder::new(setup.announcements);
         let ring_counts = recorder.ring(setup.number);
-        let (mut acceptors, mut counts) = (Vec::new(), Vec::new());
+        let (mut acceptors, mut counts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut routes = Vec::new();
         let mut log = setup.log;
-        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox);
+        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox.clone());
         for (number, listener) in setup.listeners.into_iter().enumerate() {
             let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
+            kept.push(listener.kept);
             counts.push(recorder.listener(&listener.name, listener.pool.name()));
             if let Some(log) = &mut log {
                 log.route(&listener.name, listener.pool.name());
@@ -152,16 +157,18 @@ impl Worker {
         if let Some(log) = log {
             sessions.log_to(log);
         }
-        Ok(Worker { ring, sessions, acceptors, counts, ring_counts, commands: setup.commands, now })
+        let (mailbox, pulse) = (setup.mailbox, setup.pulse);
+        Ok(Worker { ring, sessions, acceptors, kept, counts, ring_counts, mailbox, pulse, now })
     }
 
     /// Serves until it was drained.
     ///
     /// # Errors
-    /// What makes the engine unusable.
-    pub fn run(mut self) -> Result<(), Errno> {
+    /// What makes the engine unusable. Then, and after a panic, what is left is to be [abandoned](Worker::abandon).
+    pub fn run(&mut self) -> Result<(), Errno> {
         let mut completions = Vec::new();
-        let mut stopping = false;
+        // Commands may have been left by a worker that has failed, who had taken their wake-up.
+        let mut stopping = self.hear();
         self.turn_acceptors();
         while !(stopping && self.sessions.is_empty() && self.acceptors.iter().all(Acceptor::is_stopped)) {
             let timeout = self.next_deadline().map(|at| at.since(self.now));
@@ -182,6 +189,35 @@ impl Worker {
         // The last of an accept queue may have been closed at once.
         self.let_go();
         Ok(())
+    }
+
+    /// Lets go of everything after a failure: closes the ring, resets the connections, and gives every place back that
+    /// another worker or this one's successor counts with.
+    pub fn abandon(self) {
+        let Worker { ring, mut sessions, acceptors, counts, mailbox, .. } = self;
+        let rested = catch_unwind(AssertUnwindSafe(|| drop(ring)));
+        if rested.is_err() {
+            tracing::error!("the ring of a worker that has failed panicked again; its buffers are not freed");
+        }
+        let now = clock::now();
+        sessions.abandon(socket::abort, now);
+        mailbox.forget_places();
+        for ended in sessions.drain_ended() {
+            let route = usize::from(ended.route);
+            counts[route].close(ended.reason, now - ended.started);
+            acceptors[route].admission().leave();
+            log_end(&ended, now);
+        }
+        counts.iter().for_each(|counts| counts.pause(None));
+    }
+
+    #[cfg(debug_assertions)]
+    fn fail(&mut self, fault: mailbox::Fault) {
+        match fault {
+            mailbox::Fault::Panic => panic!("a fault was planted here"),
+            mailbox::Fault::Ring => self.ring.fail(),
+            mailbox::Fault::Stall(pause) => std::thread::sleep(pause),
+        }
     }
 
     /// Handles one completion, and says whether it was a wake-up.
@@ -220,7 +256,7 @@ impl Worker {
     /// Executes the commands that have come, and says whether one of them was to drain.
     fn hear(&mut self) -> bool {
         let mut drain = false;
-        while let Ok(command) = self.commands.try_recv() {
+        while let Some(command) = self.mailbox.next() {
             match command {
                 Command::Drain => {
                     drain = true;
@@ -240,6 +276,9 @@ impl Worker {
                     let killed = self.sessions.kill_one(&mut self.ring, key, Kill::Operator, self.now);
                     reply.send(killed).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
                 }
+                Command::Ping(number) => self.pulse.store(number, Ordering::Release),
+                #[cfg(debug_assertions)]
+                Command::Fault(fault) => self.fail(fault),
             }
         }
         drain
@@ -258,7 +297,9 @@ impl Worker {
         for number in 0..self.acceptors.len() {
             self.acceptors[number].turn(&mut self.ring, self.now);
             self.counts[number].pause(self.acceptors[number].pause());
-            if let Some(socket) = self.acceptors[number].take_stopped() {
+            if let Some(socket) = self.acceptors[number].take_stopped()
+                && !self.kept[number]
+            {
                 // Whoever waits in the accept queue would be reset when the last descriptor is closed.
                 for client in accept_rest(&socket) {
                     self.admit(number as u16, client);

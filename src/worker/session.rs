@@ -311,6 +311,18 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
+    /// Ends what is left of a worker that has failed, whose engine is gone: resets all connections, so that nobody takes a
+    /// stream that breaks off for a whole one, and gives every place back. The sessions can be taken like others that have
+    /// ended. Bytes not yet reported stay so: the session that made the worker fail need not be sound.
+    pub fn abandon(&mut self, mut abort: impl FnMut(E::Socket), now: Time) {
+        for key in self.slots.keys().collect::<Vec<_>>() {
+            let Some(mut session) = self.slots.remove(key) else { continue };
+            session.sockets.iter_mut().filter_map(Option::take).for_each(&mut abort);
+            session.chains.iter_mut().for_each(Chain::forget);
+            self.end(key, session, CloseReason::WorkerFailed, now);
+        }
+    }
+
     /// A client that waits has got a place. Where it waits no longer, the place goes to the next.
     pub fn place(&mut self, engine: &mut E, key: Key, claim: Claim, now: Time) {
         if !self.slots.get(key).is_some_and(|session| session.relay.is_queued()) {
@@ -365,19 +377,16 @@ impl<E: Engine> Sessions<E> {
         for side in Side::BOTH {
             session.throw_away(engine, side);
         }
+        self.end(key, session, reason, now);
+    }
+
+    /// Tells of a session that has ended.
+    fn end(&mut self, key: Key, mut session: Session<E::Socket>, reason: CloseReason, now: Time) {
         if let (Some(log), Some(trace)) = (&self.context.log, session.trace.take()) {
             let end = trace.end(reason, session.tally.received(), (session.started, now));
             log.end(key, session.route, session.client, now, end);
         }
-        self.context.ended.push(Ended {
-            key,
-            route: session.route,
-            reason,
-            client: session.client,
-            backend: session.backend,
-            started: session.started,
-            received: session.tally.received(),
-        });
+        self.context.ended.push(session.ended(key, reason));
     }
 
     /// Lets those who wait for buffers receive again: as many as there are buffers, oldest first.
@@ -452,6 +461,11 @@ impl Context {
 }
 
 impl<S> Session<S> {
+    fn ended(&self, key: Key, reason: CloseReason) -> Ended {
+        let (client, backend, received) = (self.client, self.backend, self.tally.received());
+        Ended { key, route: self.route, reason, client, backend, started: self.started, received }
+    }
+
     /// Executes one action; some are answered at once.
     fn execute<E: Engine<Socket = S>>(
         &mut self,

@@ -60,6 +60,12 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
+/// The sum of the series of that name with this label, written `label="value"`, or all of them with "".
+pub fn metric(ringlb: &Ringlb, name: &str, label: &str) -> f64 {
+    let fits = |series: &str| series.split('{').next() == Some(name) && series.contains(label);
+    Scrape::of(ringlb).series.iter().filter(|(series, _)| fits(series)).map(|(_, number)| number).sum()
+}
+
 /// Scrapes until `wanted` gives something: the client sees the end of its session before the worker has counted it.
 pub fn scrape_until<T>(ringlb: &Ringlb, what: &str, wanted: impl Fn(&Scrape) -> Option<T>) -> (Scrape, T) {
     until(what, || {

@@ -32,7 +32,7 @@ use crate::worker::mailbox::Mailbox;
 use answer::Refused;
 
 /// What is fixed from the start on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// When the process started.
     pub started: Time,
@@ -47,7 +47,7 @@ pub struct Facts {
 }
 
 /// What is fixed of a listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ListenerFacts {
     /// Its name.
     pub name: String,

@@ -253,14 +253,14 @@ async fn verdicts_reach_the_pool_and_the_workers_are_told_whose_sessions_to_clos
     let addresses = [&well, &gone].map(|listener| listener.local_addr().unwrap().to_string());
     drop(gone);
     let rosters = rosters("kind = 'tcp'\ninterval = '100ms'\non_down = 'close'\n", &addresses);
-    let (mailbox, commands) = Mailbox::new(Waker::new().unwrap());
+    let mailbox = Mailbox::new(Waker::new().unwrap());
+    let commands = mailbox.clone();
     let prober = Prober::new(rosters.clone(), vec![mailbox], NonZeroUsize::new(8).unwrap());
     let backend = rosters.all()[0].pool().snapshot().backends()[1].id();
     let told = AtomicUsize::new(0);
     until(&rosters, prober, |_| {
         told.fetch_add(
-            commands
-                .try_iter()
+            std::iter::from_fn(|| commands.next())
                 .map(|command| match command {
                     Told::CloseBackends(backends, Kill::BackendDown) => {
                         assert_eq!(*backends, HashSet::from([("web".into(), backend)]));

@@ -23,7 +23,8 @@ mod tests;
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::ops::AddAssign;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
@@ -71,6 +72,16 @@ pub struct Statistics {
     pub starvations: u64,
 }
 
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Statistics) {
+        self.submissions += other.submissions;
+        self.completions += other.completions;
+        self.turns += other.turns;
+        self.overflows += other.overflows;
+        self.starvations += other.starvations;
+    }
+}
+
 /// One worker's io_uring with its buffers. It stays on the thread that made it.
 ///
 /// Dropping it cancels everything, waits (with a bound) until the kernel has let go, and closes sockets that were
@@ -93,6 +104,8 @@ pub struct Ring {
     waker: Option<(Waker, Owner)>,
     statistics: Statistics,
     vectorized: bool,
+    /// Sockets whose close may not have been submitted yet, each with the number of its submission.
+    closing: Vec<(u64, RawFd)>,
     /// Why nothing can be submitted any more.
     failure: Option<Errno>,
     /// The kernel refuses submissions from any other thread.
@@ -136,6 +149,7 @@ impl Ring {
             waker: None,
             statistics: Statistics::default(),
             vectorized: true,
+            closing: Vec::new(),
             failure: None,
             not_send: PhantomData,
         };
@@ -173,9 +187,27 @@ impl Ring {
         self.push(entry);
     }
 
+    /// Makes it unusable, as it is when the kernel takes no more submissions.
+    #[cfg(debug_assertions)]
+    pub fn fail(&mut self) {
+        self.failure = Some(Errno::EAGAIN);
+    }
+
+    /// Closes what the kernel was asked to close and will not, as it takes no submissions any more.
+    fn close_unsubmitted(&mut self) {
+        let submitted = self.statistics.submissions.saturating_sub(self.queue.len() as u64);
+        for (number, fd) in self.closing.drain(..).filter(|(number, _)| *number > submitted) {
+            tracing::trace!(number, fd, "closed without the ring");
+            // SAFETY: the descriptor was given to `close` by its owner, and the kernel has not taken it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
     /// Cancels everything, and waits until the kernel holds nothing. Whether it does.
     fn drain(&mut self) -> bool {
         let mut completions = Vec::new();
+        // What has made it unusable may have passed.
+        self.failure = None;
         for _ in 0..RING_DRAIN_TURNS {
             if self.queue.is_empty() && self.flights.count() == 0 && self.waker.is_none() {
                 return true;
@@ -183,6 +215,8 @@ impl Ring {
             let all = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
             self.push(all.user_data(tag::write(tag::CANCEL_ALL, NOBODY)));
             if self.wait(Some(RING_DRAIN_WAIT), &mut completions).is_err() {
+                // Sockets that were accepted have completed without a call.
+                self.reap(&mut completions);
                 return false;
             }
             // Sockets among them are closed by this.
@@ -200,6 +234,7 @@ impl Drop for Ring {
                 in_flight = self.flights.count(),
                 "the ring did not come to rest; its buffers are not freed"
             );
+            self.close_unsubmitted();
             return;
         }
         for group in [SMALL, LARGE] {
@@ -342,9 +377,11 @@ impl Engine for Ring {
 
     #[inline]
     fn close(&mut self, socket: OwnedFd) {
-        let entry = opcode::Close::new(types::Fd(socket.into_raw_fd())).build();
+        let fd = socket.into_raw_fd();
+        let entry = opcode::Close::new(types::Fd(fd)).build();
         let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag::write(tag::CLOSE, NOBODY));
         self.push(entry);
+        self.closing.push((self.statistics.submissions, fd));
     }
 
     fn reset(&mut self, socket: OwnedFd) {
@@ -394,6 +431,7 @@ impl Engine for Ring {
         }
         if self.queue.is_empty() {
             self.scratch.clear();
+            self.closing.clear();
         }
         self.reap(completions);
         if self.queue.has_overflown() {

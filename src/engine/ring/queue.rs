@@ -79,6 +79,11 @@ impl Queue {
         self.submission.is_empty()
     }
 
+    /// How many operations are queued that the kernel has not taken, as of the last enter.
+    pub(super) fn len(&self) -> usize {
+        self.submission.len()
+    }
+
     /// Submits without running what waits to be completed.
     ///
     /// # Errors
@@ -118,6 +123,18 @@ impl Queue {
     #[inline]
     pub(super) fn next(&mut self) -> Option<cqueue::Entry> {
         self.completion.next()
+    }
+
+    /// Makes every later call fail: the descriptor is another file's from now on.
+    #[cfg(test)]
+    pub(super) fn spoil(&mut self) {
+        use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+        self.submitter.unregister_ring_fd().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: the ring outlives the call; its number stays its own, which only means another file.
+        let mut number = unsafe { OwnedFd::from_raw_fd((*self.ring).as_raw_fd()) };
+        rustix::io::dup2(&null, &mut number).unwrap();
+        let _kept: i32 = number.into_raw_fd();
     }
 
     #[inline]

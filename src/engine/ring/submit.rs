@@ -58,6 +58,7 @@ impl Ring {
             }
             if self.queue.is_empty() {
                 self.scratch.clear();
+                self.closing.clear();
                 return;
             }
         }

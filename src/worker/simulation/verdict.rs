@@ -65,6 +65,7 @@ impl Kernel {
             | CloseReason::Internal(_) => case.judge_refusal(),
             CloseReason::Header(fault) => panic!("{fault:?}, where no header is asked for"),
             CloseReason::Denied | CloseReason::ClientLimit => panic!("{:?}, where all may come", ended.reason),
+            CloseReason::WorkerFailed => panic!("a worker has failed"),
             CloseReason::Killed(_) => {}
         }
         case.judge_in_time();

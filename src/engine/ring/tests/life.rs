@@ -317,3 +317,30 @@ fn a_full_unix_listener_says_so_at_once() {
     assert!(matches!(ends[0], Event::Connected));
     assert!(matches!(ends[2], Event::ConnectFailed(Errno::EAGAIN)), "{ends:?}");
 }
+
+#[test]
+fn a_socket_whose_close_the_kernel_never_took_is_closed_with_the_ring() {
+    let mut bench = Bench::new();
+    let (near, mut far) = tcp_pair();
+    let (early, mut early_far) = tcp_pair();
+    bench.ring.close(early);
+    bench.ring.wait(Some(Duration::ZERO), &mut bench.seen).unwrap();
+    assert_eq!(early_far.read(&mut [0]).unwrap(), 0);
+    bench.ring.queue.spoil();
+    bench.ring.close(near);
+    assert!(bench.ring.wait(Some(Duration::ZERO), &mut bench.seen).is_err());
+    drop(bench);
+    assert_eq!(far.read(&mut [0]).unwrap(), 0, "closed");
+}
+
+#[test]
+fn what_has_made_a_ring_unusable_may_pass_before_it_is_dropped() {
+    let mut bench = Bench::new();
+    let (near, mut far) = tcp_pair();
+    bench.ring.receive(owner(1, 0), &near, Receive::Multishot);
+    bench.ring.fail();
+    assert_eq!(bench.ring.wait(Some(Duration::ZERO), &mut bench.seen), Err(Errno::EAGAIN));
+    bench.ring.close(near);
+    drop(bench);
+    assert_eq!(far.read(&mut [0]).unwrap(), 0, "closed");
+}
