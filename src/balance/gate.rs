@@ -71,7 +71,8 @@ impl<W: AtomicWord> Cells<'_, W> {
         if (over || early()) && word::claim_behind(self.word, gate, limit) {
             return Some(lease);
         }
-        self.give_back(lease, gate);
+        // It is ours of this moment, whatever the gate is by now.
+        self.exchange_lease(lease.0, FREE);
         None
     }
 

@@ -15,7 +15,7 @@ use crate::config::{
 };
 
 /// Commands and options that are known and not yet served.
-const LATER: &[&str] = &["session", "latency", "events", "reload", "diff", "completions", "man", "--against-running"];
+const LATER: &[&str] = &["latency", "reload", "diff", "--against-running"];
 
 /// A Layer-4 TCP load balancer on io_uring
 #[derive(Debug, Parser)]
