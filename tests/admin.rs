@@ -495,7 +495,10 @@ fn events_tell_what_happens_and_the_log_tells_it_once() {
     let (admin, address) = (ringlb.admin(), ringlb.address());
     let mut events = follow(&ringlb);
     let mut expect = |event: &str, about: &str, name: &str| -> Value {
-        let next = events.next().expect("the next event");
+        // Clients that leave may be counted a moment longer, and then the limit is reached now and then.
+        let is_other =
+            |next: &Value| next["event"] != event && (next["event"] == "paused" || next["event"] == "resumed");
+        let next = events.by_ref().find(|next| !is_other(next)).expect("the next event");
         assert_eq!((&next["event"], &next[about]), (&json!(event), &json!(name)), "{next}");
         next
     };
