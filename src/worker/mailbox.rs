@@ -105,12 +105,13 @@ impl Mailbox {
         self.commands().pop_front()
     }
 
-    /// Gives back the places for clients of a worker that has failed: whoever takes its part knows other clients by their keys.
+    /// Gives back what was meant for single clients of a worker that has failed: whoever takes its part knows other clients by
+    /// their keys.
     pub fn forget_places(&self) {
         // Dropped without the lock: a place that is given back may be sent here again.
         let mut commands = self.commands();
         let (places, others): (VecDeque<_>, _) =
-            commands.drain(..).partition(|command| matches!(command, Command::Place(..)));
+            commands.drain(..).partition(|command| matches!(command, Command::Place(..) | Command::KillOne(..)));
         *commands = others;
         drop(commands);
         drop(places);
