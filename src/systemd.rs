@@ -17,12 +17,17 @@ pub fn is_listening() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Every address is bound and every worker runs, or a reload is over. `status` is a line for people.
+/// Every address is bound and every worker runs. `status` is a line for people.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The configuration is being loaded again; [`ready`] ends it.
+/// A reload is over, whatever has come of it.
+pub fn reloaded() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The configuration is being loaded again; [`reloaded`] ends it.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),

@@ -19,25 +19,13 @@ use tempfile::TempDir;
 
 use common::api::{self, call, call_with, names};
 use common::backend::Backend;
+use common::command::{command, said};
+use common::load::{ask, request, under_load};
 use common::net;
 use common::ringlb::{Config, Ringlb, run_to_end};
 use common::{has_program, skip, until};
 
 const BACKENDS: &str = "/v1/pools/back/backends";
-
-fn command(socket: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringlb"));
-    command.args(arguments).env("RINGLB_ADMIN", socket).output().expect("the binary runs")
-}
-
-/// What a command says on standard output, which must succeed.
-#[track_caller]
-fn said(socket: &Path, arguments: &[&str]) -> String {
-    let output = command(socket, arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn pool(ringlb: &Ringlb) -> Value {
     call(&ringlb.admin(), "GET", "/v1/pools/back", "").json(200)
@@ -45,40 +33,6 @@ fn pool(ringlb: &Ringlb) -> Value {
 
 fn backend(ringlb: &Ringlb, name: &str) -> Option<Value> {
     pool(ringlb)["backends"].as_array().expect("a list").iter().find(|backend| backend["name"] == name).cloned()
-}
-
-/// One request over a connection of its own: the name of the backend that answered.
-fn request(address: SocketAddr) -> String {
-    let mut stream = net::connect(address);
-    stream.write_all(b"hello\n").expect("a request");
-    let answer = net::read_line(&mut stream);
-    answer.strip_suffix(" hello").unwrap_or_else(|| panic!("{answer:?}")).to_owned()
-}
-
-/// Asks over an open connection.
-fn ask(stream: &mut TcpStream) -> String {
-    stream.write_all(b"hello\n").expect("a request");
-    net::read_line(stream)
-}
-
-/// Runs `body` while clients ask without a pause; every request of theirs must be answered. Gives how many there were.
-fn under_load(address: SocketAddr, body: impl FnOnce()) -> usize {
-    let (done, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    request(address);
-                    requests.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        // Also if the body fails, or nobody would ever end.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        done.store(true, Ordering::Relaxed);
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    });
-    requests.into_inner()
 }
 
 #[test]

@@ -216,7 +216,11 @@ impl Pool {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check(&self, backends: &[BackendSettings]) -> Result<(), SetError> {
+    /// Whether these can be the pool's set.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, backends: &[BackendSettings]) -> Result<(), SetError> {
         if backends.len() > BACKENDS_MAX {
             return Err(SetError::TooMany { pool: self.name.clone(), count: backends.len() });
         }

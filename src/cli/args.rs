@@ -8,14 +8,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::balance::settings::Policy;
-use crate::cli::admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
+use crate::cli::admin::{BackendArgs, DiffArgs, EventsArgs, ReloadArgs, SessionArgs, StatusArgs, Whom};
 use crate::cli::{Command, Exit};
 use crate::config::{
     Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
 };
 
 /// Commands and options that are known and not yet served.
-const LATER: &[&str] = &["latency", "reload", "diff", "--against-running"];
+const LATER: &[&str] = &["latency"];
 
 /// A Layer-4 TCP load balancer on io_uring
 #[derive(Debug, Parser)]
@@ -46,6 +46,11 @@ enum Verb {
         /// The configuration file
         #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
         config: PathBuf,
+        /// Tell what would change if the running ringlb loaded this file
+        #[arg(long)]
+        against_running: bool,
+        #[command(flatten)]
+        whom: Whom,
     },
     /// Show what a running ringlb does: its listeners, pools and backends
     Status(StatusArgs),
@@ -55,6 +60,10 @@ enum Verb {
     Session(SessionArgs),
     /// Show what has happened to a running ringlb: ejections, checks, changes
     Events(EventsArgs),
+    /// Have a running ringlb load its file again: what has changed in it, all of it or nothing
+    Reload(ReloadArgs),
+    /// Show what a reload would change, and what was changed live
+    Diff(DiffArgs),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -104,7 +113,11 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         Verb::Events(args) => Ok(Command::Events(args)),
         Verb::Completions { shell } => Ok(Command::Text(completions(shell))),
         Verb::Man => manual().map(Command::Text),
-        Verb::Check { config } => Ok(Command::Check { file: config }),
+        Verb::Reload(args) => Ok(Command::Reload(args)),
+        Verb::Diff(args) => Ok(Command::Diff(args)),
+        Verb::Check { config, against_running, whom } => {
+            Ok(Command::Check { file: config, against: against_running.then_some(whom) })
+        }
     }
 }
 

@@ -3,15 +3,17 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::cli::Exit;
+use crate::cli::admin::against_running;
 use crate::cli::output::{colour, complain, print, summary};
+use crate::cli::{Exit, Whom};
 use crate::config::{Config, Error, Overrides};
 
-/// Checks `file` and shows the outcome: warnings on standard error, the summary on standard output.
+/// Checks `file` and shows the outcome: warnings on standard error, the summary on standard output; or instead of the summary
+/// what it would change of the one that runs.
 ///
 /// # Errors
 /// The file cannot be read or used.
-pub fn run(file: &Path) -> Result<(), Exit> {
+pub fn run(file: &Path, against: Option<&Whom>) -> Result<(), Exit> {
     let checked = Config::load(file, &Overrides::default()).map_err(|error| match error {
         Error::Faults(faults) => Exit::Faults(faults),
         error => Exit::Failed(error.to_string()),
@@ -21,6 +23,9 @@ pub fn run(file: &Path) -> Result<(), Exit> {
         false => format!(" ({})", summary(&checked.warnings)),
     };
     complain(&checked.warnings.render(colour()));
+    if let Some(whom) = against {
+        return against_running(file, whom);
+    }
     print(&format!("{}: ok{warnings}\n{}", file.display(), outline(&checked.config)))
 }
 

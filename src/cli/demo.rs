@@ -24,7 +24,7 @@ pub fn run(listen: Bind, workers: Option<Workers>) -> Result<(), Exit> {
     };
     let checked = Config::from_flags(&flags).map_err(Exit::Faults)?;
     log::start(&checked)?;
-    server::run(&checked.config, greet).map_err(failed)
+    server::run(checked.config, greet, |_| {}).map_err(failed)
 }
 
 /// Says what to try. That nobody reads it is no reason to stop.

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use crate::config::{Bind, Checked, Workers};
 use crate::server;
 
-pub use admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
+pub use admin::{BackendArgs, DiffArgs, EventsArgs, ReloadArgs, SessionArgs, StatusArgs, Whom};
 pub use output::Exit;
 
 /// What the person wants, with everything that could be checked without doing it.
@@ -28,6 +28,8 @@ pub enum Command {
     Check {
         /// The file.
         file: PathBuf,
+        /// Whom to ask what it would change, once there is nothing wrong with it.
+        against: Option<Whom>,
     },
     /// `ringlb status`: what a running one does.
     Status(StatusArgs),
@@ -37,6 +39,10 @@ pub enum Command {
     Session(SessionArgs),
     /// `ringlb events`: what happens to a running one.
     Events(EventsArgs),
+    /// `ringlb reload`: the file of a running one is loaded again.
+    Reload(ReloadArgs),
+    /// `ringlb diff`: what that would change.
+    Diff(DiffArgs),
     /// `ringlb completions` and `ringlb man`: a text about the commands.
     Text(String),
     /// `ringlb demo`: three small backends and a balancer before them.
@@ -66,15 +72,17 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
 
 fn execute(command: Command) -> Result<(), Exit> {
     match command {
-        Command::Check { file } => check::run(&file),
+        Command::Check { file, against } => check::run(&file, against.as_ref()),
         Command::Run(checked) => {
-            log::start(&checked)?;
-            server::run(&checked.config, |_| {}).map_err(failed)
+            let filter = log::start(&checked)?;
+            server::run(checked.config, |_| {}, move |wanted| log::change(&filter, wanted)).map_err(failed)
         }
         Command::Status(args) => args.run(),
         Command::Backend(args) => args.run(),
         Command::Session(args) => args.run(),
         Command::Events(args) => args.run(),
+        Command::Reload(args) => args.run(),
+        Command::Diff(args) => args.run(),
         Command::Text(text) => output::print(&text),
         Command::Demo { listen, workers } => demo::run(listen, workers),
     }

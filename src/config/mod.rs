@@ -6,6 +6,7 @@
 pub mod access;
 pub mod backend;
 mod check;
+pub mod compare;
 mod fault;
 mod file;
 mod flags;
@@ -276,6 +277,27 @@ impl Config {
     /// The pool of that name. There is one for each [`Listener::pool`].
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.settings.name == name)
+    }
+}
+
+impl Origin {
+    /// Reads and checks it again.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(&self) -> Result<Checked, Error> {
+        Config::load(&self.file, &self.overrides)
+    }
+
+    /// Checks `text`, as if it stood in the file.
+    ///
+    /// # Errors
+    /// All faults, where at least one is an error.
+    pub fn parse(&self, text: &str) -> Result<Checked, Error> {
+        let mut checked =
+            Config::parse(&self.file.display().to_string(), text, &self.overrides).map_err(Error::Faults)?;
+        checked.config.origin = Some(self.clone());
+        Ok(checked)
     }
 }
 

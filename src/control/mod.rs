@@ -3,12 +3,15 @@
 
 pub mod admin;
 mod due;
+pub mod listeners;
 pub mod metrics;
 pub mod names;
 pub mod news;
 pub mod overlay;
 pub mod probes;
+pub mod reload;
 pub mod roster;
+pub mod rosters;
 pub mod wire;
 
 use std::future::pending;
@@ -39,18 +42,22 @@ use crate::worker::mailbox::{Command, Mailbox};
 use crate::worker::news::Hearer;
 
 use admin::{Admin, Facts};
+use listeners::Listeners;
 use metrics::Metrics;
 use names::Namer;
 use probes::Prober;
-use roster::Rosters;
+use reload::{Order, Reloader};
+use rosters::Rosters;
 
 /// What the rest of the process has to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Notice {
     /// SIGTERM or SIGINT: drain and end; the second: end at once.
     Terminate,
     /// Every host name of the configuration has been looked up once, whatever came of it.
     HostsKnown,
+    /// Make the configuration another, or say what that would change.
+    Reload(Order),
     /// The thread has ended, for this reason.
     Failed(String),
 }
@@ -60,8 +67,10 @@ pub enum Notice {
 pub struct Setup {
     /// A bound and listening socket for the metrics address.
     pub metrics: Option<Arc<StdListener>>,
-    /// Where the admin API is served, and what it tells of the process.
-    pub admin: Option<(Arc<UnixStdListener>, Facts)>,
+    /// Where the admin API is served.
+    pub admin: Option<Arc<UnixStdListener>>,
+    /// What it tells of the process.
+    pub facts: Facts,
     /// What the workers tell. One control thread after the other hears it.
     pub hearer: Arc<tokio::sync::Mutex<Hearer>>,
     /// What `GET /metrics` answers.
@@ -139,7 +148,7 @@ impl Readiness {
 ///
 /// # Errors
 /// Where the thread, its runtime or a signal handler cannot be had.
-pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> io::Result<()> {
+pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + Sync + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
     let signals = Signals::new()?;
@@ -150,7 +159,7 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + 'static) -> 
     };
     let metrics = setup.metrics.as_ref().map(listen).transpose()?;
     let listen = |listener: &UnixStdListener| UnixListener::from_std(listener.try_clone()?);
-    let admin = setup.admin.as_ref().map(|(listener, _)| listen(listener)).transpose()?;
+    let admin = setup.admin.as_ref().map(|listener| listen(listener)).transpose()?;
     drop(guard);
     thread::Builder::new().name("ringlb-control".into()).spawn(move || {
         let work = AssertUnwindSafe(|| runtime.block_on(work(setup, (metrics, admin), signals, notify.clone())));
@@ -166,27 +175,18 @@ async fn work(
     setup: Setup,
     (metrics, admin): (Option<TcpListener>, Option<UnixListener>),
     signals: Signals,
-    notify: impl Fn(Notice) + Clone + Send + 'static,
+    notify: impl Fn(Notice) + Clone + Send + Sync + 'static,
 ) -> String {
-    let Setup {
-        admin: facts,
-        hearer,
-        access_log,
-        numbers,
-        readiness,
-        rosters,
-        resolvers,
-        workers,
-        checks_max,
-        pulse,
-        ..
-    } = setup;
+    let Setup { facts, hearer, access_log, numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } =
+        setup;
     #[cfg(debug_assertions)]
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
     let mut tasks = JoinSet::new();
-    if let Some((listener, (_, facts))) = admin.zip(facts) {
-        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+    let reloader = Reloader::new(facts.origin.clone(), rosters.clone(), numbers.clone(), notify.clone());
+    let listeners = facts.listeners.clone();
+    if let Some(listener) = admin {
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), (facts, reloader.clone()));
         tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
         tasks.spawn(admin::expire_leases(rosters.clone()));
     }
@@ -198,8 +198,8 @@ async fn work(
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
     tasks.spawn(news::relay(rosters.clone(), hearer));
     tasks.spawn(numbers.clone().keep_minutes());
-    tasks.spawn(collect(rosters, workers, numbers));
-    tasks.spawn(signals.deliver(notify, access_log));
+    tasks.spawn(collect(rosters, listeners, workers, numbers));
+    tasks.spawn(signals.deliver(notify, access_log, reloader));
     tasks.spawn(pulse.answer());
     #[cfg(debug_assertions)]
     tasks.spawn(async move {
@@ -229,13 +229,15 @@ impl Signals {
         })
     }
 
-    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>) {
+    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>, reloader: Reloader) {
         loop {
             tokio::select! {
                 Some(()) = self.terminate.recv() => notify(Notice::Terminate),
                 Some(()) = self.interrupt.recv() => notify(Notice::Terminate),
                 Some(()) = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version cannot reload; nothing has changed. Restart to apply the file");
+                    // Aside, so that the process can be ended meanwhile. What comes of it is in the log.
+                    let reloader = reloader.clone();
+                    tokio::spawn(async move { drop(reloader.reload(false, "SIGHUP").await) });
                 }
                 Some(()) = self.reopen.recv() => match &access_log {
                     Some(log) => log.reopen(),
@@ -249,7 +251,7 @@ impl Signals {
 
 /// Frees now and then what is no longer used. Workers hold on to the set that they have chosen from last, so that they are
 /// told when there is another.
-async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>, numbers: Metrics) {
+async fn collect(rosters: Arc<Rosters>, listeners: Arc<Listeners>, workers: Vec<Mailbox>, numbers: Metrics) {
     let mut changes = rosters.changes();
     loop {
         sleep(COLLECT_INTERVAL).await;
@@ -259,11 +261,13 @@ async fn collect(rosters: Arc<Rosters>, workers: Vec<Mailbox>, numbers: Metrics)
         }
         // What is gone takes its numbers with it, which the ledger has to see first.
         numbers.update().await;
-        for roster in rosters.all() {
-            for gone in roster.pool().collect() {
-                tracing::debug!("backend {}/{gone} is gone with its last session", roster.pool().name());
+        for pool in rosters.pools() {
+            for gone in pool.collect() {
+                tracing::debug!("backend {}/{gone} is gone with its last session", pool.name());
             }
         }
+        rosters.forget();
+        listeners.forget();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 use crate::balance::Changes;
-use crate::control::roster::Rosters;
+use crate::control::rosters::Rosters;
 use crate::control::wire::Event;
 use crate::http::Peer;
 use crate::limits::{EVENTS_BEHIND_MAX, EVENTS_KEPT};
@@ -40,6 +40,10 @@ pub enum Kind {
     Paused,
     /// They are accepted again.
     Resumed,
+    /// The configuration was loaded again.
+    Reload,
+    /// It was not, because of what it says or of what is.
+    ReloadFailed,
 }
 
 impl Kind {
@@ -56,6 +60,8 @@ impl Kind {
         Kind::Swap,
         Kind::Paused,
         Kind::Resumed,
+        Kind::Reload,
+        Kind::ReloadFailed,
     ];
 
     /// Its word in the API.
@@ -72,11 +78,13 @@ impl Kind {
             Kind::Swap => "swap",
             Kind::Paused => "paused",
             Kind::Resumed => "resumed",
+            Kind::Reload => "reload",
+            Kind::ReloadFailed => "reload_failed",
         }
     }
 
     const fn is_trouble(self) -> bool {
-        matches!(self, Kind::Ejected | Kind::Down | Kind::Expired | Kind::Paused)
+        matches!(self, Kind::Ejected | Kind::Down | Kind::Expired | Kind::Paused | Kind::ReloadFailed)
     }
 }
 
@@ -104,6 +112,12 @@ impl Newsroom {
     pub fn of_backend(&self, kind: Kind, pool: &str, backend: &str, message: String) {
         log(kind, None, &message);
         self.publish(kind, (Some(pool), Some(backend), None), message);
+    }
+
+    /// Something about all of it; `message` is the log line.
+    pub fn of_process(&self, kind: Kind, message: String) {
+        log(kind, None, &message);
+        self.publish(kind, (None, None, None), message);
     }
 
     /// Somebody has edited single backends; `message` is the log line.

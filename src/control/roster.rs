@@ -1,4 +1,4 @@
-//! What every pool is told to be, in one place: the configuration, what its host names stand for, and what was changed
+//! What a pool is told to be, in one place: the configuration, what its host names stand for, and what was changed
 //! since. Whoever changes a pool changes its roster, which publishes the whole set that follows, so that no two of them
 //! undo each other's changes.
 
@@ -14,21 +14,12 @@ use crate::balance::settings::BackendSettings;
 use crate::balance::{BackendSet, Changes, Pool, SetError};
 use crate::config;
 use crate::config::backend::Host;
+use crate::config::compare::Difference;
 use crate::config::health::Health;
 use crate::time::Time;
 use crate::wire::proxy::Version;
 
-use super::news::Newsroom;
 use super::overlay::{EditError, Overlay};
-
-/// The rosters of all pools, in the order of the configuration.
-#[derive(Debug)]
-pub struct Rosters {
-    all: Vec<Roster>,
-    /// Counts the changes of any of them.
-    changes: watch::Sender<u64>,
-    news: Newsroom,
-}
 
 /// What one pool is told to be.
 #[derive(Debug)]
@@ -84,6 +75,15 @@ pub struct Edited {
     pub revision: u64,
 }
 
+/// A change of what a pool is told that is known to be possible. Nobody else changes the pool until this is made or dropped.
+#[derive(Debug)]
+pub struct Prepared<'r> {
+    roster: &'r Roster,
+    told: MutexGuard<'r, Told>,
+    next: Told,
+    discard_live: bool,
+}
+
 /// A host name among the backends of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Named {
@@ -93,45 +93,12 @@ pub struct Named {
     pub host: Host,
 }
 
-impl Rosters {
-    /// The pools of a configuration. Its host names have no addresses yet.
+impl Roster {
+    /// Of a pool as the configuration has it; its host names have no addresses yet. `changes` counts every change.
     ///
     /// # Errors
-    /// Where the backends of a pool cannot be a set.
-    pub fn new(pools: &[config::Pool], now: Time) -> Result<Rosters, SetError> {
-        let (changes, _) = watch::channel(0);
-        let all = pools.iter().map(|pool| Roster::new(pool.clone(), changes.clone(), now)).collect::<Result<_, _>>()?;
-        Ok(Rosters { all, changes, news: Newsroom::new() })
-    }
-
-    /// All of them, in the order of the configuration.
-    pub fn all(&self) -> &[Roster] {
-        &self.all
-    }
-
-    /// The roster of the pool of that name.
-    pub fn find(&self, pool: &str) -> Option<&Roster> {
-        self.all.iter().find(|roster| roster.pool.name() == pool)
-    }
-
-    /// Where everybody hears what happens to them.
-    pub fn news(&self) -> &Newsroom {
-        &self.news
-    }
-
-    /// Counts the changes of any of them.
-    pub fn revision(&self) -> u64 {
-        *self.changes.borrow()
-    }
-
-    /// Hears of every change of what a pool is told to be. What becomes of backends by themselves is not one.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-}
-
-impl Roster {
-    fn new(config: config::Pool, changes: watch::Sender<u64>, now: Time) -> Result<Roster, SetError> {
+    /// Where its backends cannot be a set.
+    pub fn new(config: config::Pool, changes: watch::Sender<u64>, now: Time) -> Result<Roster, SetError> {
         let told = Told::new(config);
         let pool = Pool::new(told.config.settings.clone(), told.overlay.backends(), now)?;
         Ok(Roster { pool, told: Mutex::new(told), changes })
@@ -238,18 +205,35 @@ impl Roster {
         self.change(revisions, now, edit)
     }
 
-    /// Makes `config` what the pool is told, all at once. A host that stays keeps its addresses, each told anew; one that
-    /// is new has none until it is looked up. The pool keeps its name.
+    /// Prepares the change to `config`, the file as it is now: what has changed in it since it was loaded last is applied, and
+    /// what was changed live stays; or with `discard_live`, all becomes as the file says. A host that stays keeps its
+    /// addresses; one that is new has none until it is looked up. The pool keeps its name.
     ///
     /// # Errors
-    /// As [`Roster::edit`].
-    pub fn replace(&self, config: config::Pool, now: Time) -> Result<Changes, Refusal> {
-        let replace = |told: &mut Told| {
-            let file = told.take(config);
-            told.overlay.replace(file);
+    /// What follows is not possible.
+    pub fn prepare(&self, config: config::Pool, discard_live: bool) -> Result<Prepared<'_>, Refusal> {
+        let told = self.told();
+        let mut next = told.clone();
+        let file = next.take(config);
+        if discard_live {
+            next.overlay.replace(file);
+        } else {
+            next.overlay.merge(file);
+        }
+        next.overlay.check()?;
+        self.pool.check(&next.overlay.backends())?;
+        Ok(Prepared { roster: self, told, next, discard_live })
+    }
+
+    /// Takes all backends away: the pool is no longer in the configuration. Their sessions live on.
+    pub fn retire(&self, now: Time) {
+        let empty = |told: &mut Told| {
+            told.overlay = Overlay::default();
             Ok(())
         };
-        self.change(None, now, replace).map(|edited| edited.changes)
+        if let Err(error) = self.change(None, now, empty) {
+            tracing::error!("pool {}: {error}; please report this", self.pool.name());
+        }
     }
 
     /// Changes what is told, and publishes it; takes it back where it is not possible.
@@ -259,16 +243,21 @@ impl Roster {
         now: Time,
         change: impl FnOnce(&mut Told) -> Result<(), EditError>,
     ) -> Result<Edited, Refusal> {
-        let mut told = self.told();
+        let told = self.told();
         let revision = told.revision;
         if revisions.is_some_and(|wanted| !wanted.contains(&revision)) {
             return Err(Refusal::Outdated { revision });
         }
         let mut next = told.clone();
         change(&mut next)?;
+        self.publish(told, next, now)
+    }
+
+    /// Makes `next` what is told, where it is something else.
+    fn publish(&self, mut told: MutexGuard<'_, Told>, mut next: Told, now: Time) -> Result<Edited, Refusal> {
         if next.config == told.config && next.overlay == told.overlay {
             let kept = self.pool.snapshot().backends().iter().map(|backend| backend.name().to_owned()).collect();
-            return Ok(Edited { changes: Changes { kept, ..Changes::default() }, revision });
+            return Ok(Edited { changes: Changes { kept, ..Changes::default() }, revision: told.revision });
         }
         let changes = self.pool.replace(next.config.settings.clone(), next.overlay.backends(), now)?;
         next.revision += 1;
@@ -282,6 +271,26 @@ impl Roster {
     /// What is behind the lock is changed in one step, so a poisoned lock is as good as new.
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prepared<'_> {
+    /// What it would change of the backends, by their names as they are written.
+    pub fn backends(&self) -> Vec<Difference> {
+        self.told.overlay.differences(&self.next.overlay)
+    }
+
+    /// What was changed live: it stays, or is undone where it is discarded.
+    pub fn live(&self) -> Vec<Difference> {
+        if self.discard_live { self.told.overlay.edits() } else { self.next.overlay.edits() }
+    }
+
+    /// Makes it so.
+    ///
+    /// # Errors
+    /// None, unless something is wrong with ringlb: it was found possible.
+    pub fn commit(self, now: Time) -> Result<Edited, Refusal> {
+        self.roster.publish(self.told, self.next, now)
     }
 }
 
@@ -304,6 +313,7 @@ mod tests {
     use super::*;
     use crate::balance::settings::{State, Weight};
     use crate::config::{Config, Overrides};
+    use crate::control::rosters::Rosters;
 
     const POOL: &str = "[[listener]]\nname = 'web'\nbind = ':80'\npool = 'web'\n[[pool]]\nname = 'web'\n\
                         [[pool.backend]]\naddress = '127.0.0.1:1'\n\
@@ -329,7 +339,7 @@ mod tests {
     #[test]
     fn a_host_takes_its_place_once_it_is_looked_up_and_its_addresses_come_and_go() {
         let rosters = rosters();
-        let (roster, changes) = (&rosters.all()[0], rosters.changes());
+        let (roster, changes) = (&*rosters.find("web").unwrap(), rosters.changes());
         assert_eq!(names(roster), ["127.0.0.1:1", "127.0.0.1:2"]);
         let [app] = &*roster.hosts() else { panic!("one host") };
 
@@ -354,7 +364,7 @@ mod tests {
     #[test]
     fn what_an_address_was_told_lasts_as_long_as_it() {
         let rosters = rosters();
-        let roster = rosters.find("web").unwrap();
+        let roster = &*rosters.find("web").unwrap();
         let app = &roster.hosts()[0];
         roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
         roster.tell("app/10.0.0.1", |settings| settings.state = State::Drain, Time::ZERO).unwrap();
@@ -371,20 +381,24 @@ mod tests {
 
     #[test]
     fn a_new_configuration_keeps_the_addresses_of_hosts_that_stay() {
-        let rosters = rosters();
-        let roster = &rosters.all()[0];
-        roster.resolved(&roster.hosts()[0], &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
-        let changed = roster.replace(config(&POOL.replace("weight = 2", "weight = 3")), Time::ZERO).unwrap();
-        assert_eq!(changed.changed, ["app/10.0.0.1"]);
-        assert_eq!(roster.pool().snapshot().backends()[1].weight().as_u32(), 3);
-        let changed = roster.replace(config(&POOL.replace("app:80", "api:80")), Time::ZERO).unwrap();
-        assert_eq!(changed.removed, ["app/10.0.0.1"]);
+        for discard_live in [false, true] {
+            let rosters = rosters();
+            let roster = &*rosters.find("web").unwrap();
+            roster.resolved(&roster.hosts()[0], &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
+            let reload = |text: &str| {
+                let changes = roster.prepare(config(text), discard_live).unwrap().commit(Time::ZERO);
+                changes.unwrap().changes
+            };
+            assert_eq!(reload(&POOL.replace("weight = 2", "weight = 3")).changed, ["app/10.0.0.1"]);
+            assert_eq!(roster.pool().snapshot().backends()[1].weight().as_u32(), 3);
+            assert_eq!(reload(&POOL.replace("app:80", "api:80")).removed, ["app/10.0.0.1"]);
+        }
     }
 
     #[test]
     fn an_answer_that_does_not_fit_changes_nothing() {
         let rosters = rosters();
-        let roster = &rosters.all()[0];
+        let roster = &*rosters.find("web").unwrap();
         let app = &roster.hosts()[0];
         roster.resolved(app, &ips(&["10.0.0.1"]), Time::ZERO).unwrap();
         let twice = ips(&["10.0.0.2", "10.0.0.2"]);

@@ -249,6 +249,69 @@ pub struct Killed {
     pub killed: String,
 }
 
+/// `POST /v1/reload?plan=true`: what to look at instead of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proposal {
+    /// What a file would say.
+    pub text: String,
+}
+
+/// `POST /v1/reload`: what it has changed, or would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The file.
+    pub file: String,
+    /// Whether it is done; otherwise this is a plan.
+    pub applied: bool,
+    /// Keys of the process that have changed.
+    pub settings: Vec<String>,
+    /// Keys that have changed and need a restart: with one of these, a reload is refused.
+    pub restart: Vec<String>,
+    /// Listeners.
+    pub listeners: Differences,
+    /// Pools.
+    pub pools: Differences,
+    /// Of pools that stay: their backends, where these are different.
+    pub backends: Vec<PoolDifferences>,
+    /// What was changed live, against the file.
+    pub live: Vec<PoolDifferences>,
+    /// Whether that is undone; otherwise it stays.
+    pub discarded: bool,
+    /// What is odd about the file, each on a line.
+    pub warnings: Vec<String>,
+}
+
+/// What differs, by names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// Not there before.
+    pub added: Vec<String>,
+    /// No longer there.
+    pub removed: Vec<String>,
+    /// There as before, but told something else.
+    pub changed: Vec<ChangedKeys>,
+}
+
+/// What something is told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedKeys {
+    /// Its name.
+    pub name: String,
+    /// By the names of the file.
+    pub keys: Vec<String>,
+}
+
+/// What differs in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDifferences {
+    /// Its name.
+    pub pool: String,
+    /// Its backends.
+    #[serde(flatten)]
+    pub backends: Differences,
+}
+
 /// A line of `GET /v1/events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

@@ -137,6 +137,20 @@ impl Listener {
         Ok(Listener { sockets, kept, address: address.clone(), file: None })
     }
 
+    /// Makes these the options, but for the workers. Clients that are accepted later inherit them.
+    ///
+    /// # Errors
+    /// What the kernel refuses; it is no reason to stop listening.
+    pub fn retune(&self, options: &ListenOptions) -> Result<(), Errno> {
+        for socket in &self.sockets {
+            if !self.address.is_unix() {
+                inherited(socket, options)?;
+            }
+            rustix::net::listen(socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        }
+        Ok(())
+    }
+
     /// Whether the socket of this worker is a service manager's: who waits in its queue is served by the next process.
     pub fn is_kept(&self, worker: usize) -> bool {
         worker < self.kept
@@ -240,7 +254,7 @@ fn inherited(socket: &OwnedFd, options: &ListenOptions) -> rustix::io::Result<()
     sockopt::set_tcp_nodelay(socket, true)?;
     match options.keepalive {
         Some(idle) => socket::set_keepalive(socket.as_fd(), idle),
-        None => Ok(()),
+        None => sockopt::set_socket_keepalive(socket, false),
     }
 }
 

@@ -10,9 +10,10 @@ use crate::histogram::Counts;
 use crate::relay::CloseReason;
 
 use super::OTHER;
-use super::cells::{BackendCells, ListenerCells, RingCells};
+use super::cells::{BackendCells, RingCells};
 use super::history::{History, Percentiles, Window};
-use super::labels::{ConnectFailure, Pause, Refusal};
+use super::labels::ConnectFailure;
+use super::listeners::{ListenerBooks, ListenerTotals};
 use super::recorder::Announced;
 
 /// What all workers have counted.
@@ -24,15 +25,8 @@ pub struct Ledger {
     /// Those that have.
     series: usize,
     rings: Vec<(usize, Arc<RingCells>)>,
-    listeners: Vec<ListenerBook>,
+    listeners: ListenerBooks,
     pools: HashMap<Arc<str>, PoolBook>,
-}
-
-#[derive(Debug)]
-struct ListenerBook {
-    name: String,
-    pool: Arc<str>,
-    cells: Arc<ListenerCells>,
 }
 
 #[derive(Debug, Default)]
@@ -74,23 +68,6 @@ pub struct RingTotals {
     pub worker: usize,
     /// What it counts.
     pub statistics: Statistics,
-}
-
-/// What one listener has counted, over all its sockets and workers.
-#[derive(Clone, Debug)]
-pub struct ListenerTotals {
-    /// Clients that the kernel has handed over.
-    pub accepted: u64,
-    /// Clients turned away, by [`Refusal`].
-    pub refused: [u64; Refusal::ALL.len()],
-    /// Sessions that have ended, by [`CloseReason::number`].
-    pub closed: [u64; CloseReason::LABELS.len()],
-    /// Sockets on which accepting pauses now.
-    pub paused: u64,
-    /// Pauses that have begun, by [`Pause`].
-    pub pauses: [u64; Pause::ALL.len()],
-    /// How long sessions lasted.
-    pub session: Counts,
 }
 
 /// What was counted of a backend, or of several together, over all workers.
@@ -189,15 +166,15 @@ impl Ledger {
             series_max,
             series: 0,
             rings: Vec::new(),
-            listeners: Vec::new(),
+            listeners: ListenerBooks::default(),
             pools: HashMap::new(),
         };
         (ledger, sender)
     }
 
     /// Takes in new blocks, frees those that no worker writes any more, and forgets the backends that their pools have
-    /// forgotten. `pools` are all there are, in the order of the configuration. Call it every now and then, and always before
-    /// [`Pool::collect`].
+    /// forgotten. `pools` are all there are, in the order of the configuration; the others are forgotten. Call it every now and
+    /// then, and always before [`Pool::collect`].
     pub fn update(&mut self, pools: &[Arc<Pool>]) {
         while let Ok(announced) = self.announcements.try_recv() {
             self.take(announced);
@@ -206,6 +183,20 @@ impl Ledger {
             let (set, leaving) = living(pool);
             self.update_pool(pool, &set, &leaving);
         }
+        let series = &mut self.series;
+        self.pools.retain(|name, book| {
+            let stays = pools.iter().any(|pool| *pool.name() == **name);
+            if !stays {
+                *series -= book.backends.values().filter(|backend| backend.shown == Some(Shown::Alone)).count();
+            }
+            stays
+        });
+        self.listeners.free_blocks(pools);
+    }
+
+    /// Forgets the listeners that are no longer there, as far as nobody counts for them any more.
+    pub fn forget_listeners(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.listeners.forget(is_there);
     }
 
     /// The workers' rings, by the workers' numbers. A worker that was started again counts on from where it was.
@@ -220,12 +211,7 @@ impl Ledger {
 
     /// What each listener has counted, by its name.
     pub fn listeners(&self) -> BTreeMap<&str, ListenerTotals> {
-        let mut listeners = BTreeMap::new();
-        for book in &self.listeners {
-            let totals: &mut ListenerTotals = listeners.entry(book.name.as_str()).or_default();
-            totals.add(&book.cells);
-        }
-        listeners
+        self.listeners.totals()
     }
 
     /// A pool's numbers as they are shown in metrics, after an [`update`](Ledger::update). `show` gets its backends with series
@@ -289,7 +275,7 @@ impl Ledger {
     fn take(&mut self, announced: Announced) {
         match announced {
             Announced::Ring { worker, cells } => self.rings.push((worker, cells)),
-            Announced::Listener { name, pool, cells } => self.listeners.push(ListenerBook { name, pool, cells }),
+            Announced::Listener { name, pool, cells } => self.listeners.take(name, pool, cells),
             Announced::Backend { pool, id, cells } => {
                 let pool = self.pools.entry(pool).or_default();
                 pool.backends.entry(id).or_default().cells.push(cells);
@@ -330,8 +316,7 @@ impl Ledger {
     }
 
     fn no_backend(&self, pool: &str) -> u64 {
-        let reason = CloseReason::NoBackend.number();
-        self.listeners.iter().filter(|book| *book.pool == *pool).map(|book| book.cells.closed(reason)).sum()
+        self.listeners.closed(pool, CloseReason::NoBackend)
     }
 }
 
@@ -405,36 +390,6 @@ impl BackendTotals {
     }
 }
 
-impl Default for ListenerTotals {
-    fn default() -> ListenerTotals {
-        ListenerTotals {
-            accepted: 0,
-            refused: [0; Refusal::ALL.len()],
-            closed: [0; CloseReason::LABELS.len()],
-            paused: 0,
-            pauses: [0; Pause::ALL.len()],
-            session: Counts::new(),
-        }
-    }
-}
-
-impl ListenerTotals {
-    fn add(&mut self, cells: &ListenerCells) {
-        for (number, sum) in self.closed.iter_mut().enumerate() {
-            *sum += cells.closed(number);
-        }
-        for (sum, refusal) in self.refused.iter_mut().zip(Refusal::ALL) {
-            *sum += cells.refused(refusal);
-        }
-        self.accepted += cells.accepted.get();
-        self.paused += u64::from(cells.is_paused());
-        for (sum, pause) in self.pauses.iter_mut().zip(Pause::ALL) {
-            *sum += cells.pauses(pause);
-        }
-        cells.session.add_to(&mut self.session);
-    }
-}
-
 impl<const N: usize> Buckets<N> {
     /// `counts`, divided at `bounds`, which are in seconds and ascending.
     pub fn new(counts: &Counts, bounds: &[f64; N]) -> Buckets<N> {
@@ -472,7 +427,7 @@ mod tests {
             let (ledger, announcements) = Ledger::new(series_max);
             let workers = [(); 2].map(|()| {
                 let mut worker = Recorder::new(announcements.clone());
-                worker.listener("front", "web");
+                worker.listener(0, "front", "web");
                 worker
             });
             Scene { pool, workers, ledger }

@@ -30,6 +30,7 @@ mod cells;
 mod history;
 mod labels;
 mod ledger;
+mod listeners;
 mod recorder;
 pub mod table;
 
@@ -37,9 +38,9 @@ pub use cells::{BackendCells, Cell, ListenerCells, RingCells};
 pub use history::{Percentiles, Window};
 pub use labels::{ConnectFailure, Pause, Refusal};
 pub use ledger::{
-    BackendNumbers, BackendTotals, BackendView, Buckets, Latencies, Ledger, ListenerTotals, PoolNumbers, PoolView,
-    RingTotals, Shown,
+    BackendNumbers, BackendTotals, BackendView, Buckets, Latencies, Ledger, PoolNumbers, PoolView, RingTotals, Shown,
 };
+pub use listeners::ListenerTotals;
 pub use recorder::{Announced, Recorder};
 
 /// The label of the series that sums up the backends without series of their own.

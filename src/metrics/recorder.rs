@@ -66,13 +66,16 @@ impl Recorder {
         cells
     }
 
-    /// The block of the worker's next listening socket. They are numbered from 0.
-    pub fn listener(&mut self, name: &str, pool: &str) -> Arc<ListenerCells> {
+    /// The block of the worker's listening socket of this number, from 0 on. A number that is free again may be given again.
+    pub fn listener(&mut self, listener: u16, name: &str, pool: &str) -> Arc<ListenerCells> {
         let number = self.pools.iter().position(|known| *known.name == *pool).unwrap_or_else(|| {
             self.pools.push(Pool { name: pool.into(), backends: HashMap::new() });
             self.pools.len() - 1
         });
-        self.routes.push(number);
+        match self.routes.get_mut(usize::from(listener)) {
+            Some(route) => *route = number,
+            None => self.routes.push(number),
+        }
         let cells = Arc::new(ListenerCells::default());
         let pool = self.pools[number].name.clone();
         self.announce(Announced::Listener { name: name.to_owned(), pool, cells: cells.clone() });

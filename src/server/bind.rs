@@ -11,8 +11,26 @@ use crate::server::error::Error;
 
 /// One address of a listener of the configuration.
 pub(super) struct Bound {
+    /// Tells it from every other, and from what it was before its listener was told something else.
+    pub(super) door: u64,
+    /// Those of one `bind` have the same.
+    pub(super) group: u64,
+    /// The listener's name.
     pub(super) name: String,
+    /// Where the listener is told to listen; it may have several addresses.
+    pub(super) bind: Bind,
     pub(super) listening: Listening,
+}
+
+/// Numbers that are given once.
+#[derive(Debug, Default)]
+pub(super) struct Doors(u64);
+
+impl Doors {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
 }
 
 /// Before anybody is served: whether this host has the addresses that connections are to come from.
@@ -30,24 +48,33 @@ pub(super) fn try_sources(config: &Config) -> Result<(), Error> {
 pub(super) fn bind_all(
     listeners: &[Listener],
     workers: usize,
+    doors: &mut Doors,
     handed: &mut HandedOver,
 ) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
     for listener in listeners {
-        let options = ListenOptions { workers, backlog: listener.backlog.get(), keepalive: listener.keepalive };
         for bind in &listener.bind {
-            bind_one((listener, bind), &options, handed, &mut bound)?;
+            bound.extend(bind_one((listener, bind), workers, doors, handed)?);
         }
     }
     Ok(bound)
 }
 
-fn bind_one(
+/// What the sockets of a listener are told.
+pub(super) fn options(listener: &Listener, workers: usize) -> ListenOptions {
+    ListenOptions { workers, backlog: listener.backlog.get(), keepalive: listener.keepalive }
+}
+
+/// The sockets of one `bind` of a listener.
+pub(super) fn bind_one(
     (listener, bind): (&Listener, &Bind),
-    options: &ListenOptions,
+    workers: usize,
+    doors: &mut Doors,
     handed: &mut HandedOver,
-    bound: &mut Vec<Bound>,
-) -> Result<(), ListenError> {
+) -> Result<Vec<Bound>, ListenError> {
+    let options = &options(listener, workers);
+    let group = doors.next();
+    let mut bound = Vec::new();
     let mut port = None;
     let mut addresses = bind.addresses();
     if let [_, both] = &addresses[..]
@@ -71,15 +98,19 @@ fn bind_one(
         match listening {
             Ok(listening) => {
                 port = listening.address().inet().map(|inet| inet.port());
-                bound.push(Bound { name: listener.name.clone(), listening });
+                let (door, name, bind) = (doors.next(), listener.name.clone(), bind.clone());
+                bound.push(Bound { door, group, name, bind, listening });
             }
             Err(ListenError::NoSuchAddress { .. }) if index > 0 => {
                 tracing::info!(listener = listener.name, "this host has no IPv6: listening on IPv4 alone");
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                bound.iter().for_each(|bound| bound.listening.remove_file());
+                return Err(error);
+            }
         }
     }
-    Ok(())
+    Ok(bound)
 }
 
 /// Says which of the sockets that were handed over match nothing; they are closed.

@@ -34,7 +34,7 @@ impl Manager {
     }
 }
 
-impl Fleet<'_> {
+impl Fleet {
     /// Tells the manager what is due.
     pub(super) fn attend_manager(&mut self, now: Instant) {
         let Some(mut manager) = self.manager.take() else { return };

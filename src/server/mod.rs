@@ -10,6 +10,7 @@ mod error;
 #[cfg(debug_assertions)]
 mod faults;
 mod manager;
+mod reload;
 mod restarts;
 mod setup;
 mod thread;
@@ -22,10 +23,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
-use crate::config::{Config, Workers};
+use crate::config::{Config, LogFilter, Workers};
+use crate::control::admin::Facts;
 use crate::control::admin::socket::AdminSocket;
+use crate::control::listeners::Listeners;
 use crate::control::metrics::{Metrics, Sources};
-use crate::control::roster::Rosters;
+use crate::control::rosters::Rosters;
 use crate::control::{self, Notice as Told, Pulse, Readiness};
 use crate::engine::handover::HandedOver;
 use crate::engine::host;
@@ -38,7 +41,7 @@ use crate::worker::clock;
 use crate::worker::mailbox::Command;
 use crate::worker::news::Reporter;
 
-use bind::{Bound, bind_all, bind_metrics, refuse_rest, try_sources};
+use bind::{Bound, Doors, bind_all, bind_metrics, refuse_rest, try_sources};
 use capacity::{checks_max, connections_max, descriptors_max, pipes_max};
 use error::{interrupted, system};
 use manager::Manager;
@@ -49,21 +52,27 @@ use thread::{Failure, Notice, notify, spawn};
 pub use error::Error;
 
 /// Load-balances as `config` says, until told to stop. Once every address is bound and every worker runs, `on_ready` gets
-/// the addresses, with the ports that were free where the configuration says 0.
+/// the addresses, with the ports that were free where the configuration says 0. `on_log` is told which log lines are wanted
+/// where a reload changes that.
 ///
 /// # Errors
 /// See [`Error`]; nothing is left behind.
-pub fn run(config: &Config, on_ready: impl FnOnce(&[Address])) -> Result<(), Error> {
-    let fleet = Fleet::start(config)?;
+pub fn run(
+    config: Config,
+    on_ready: impl FnOnce(&[Address]),
+    on_log: impl Fn(&LogFilter) + 'static,
+) -> Result<(), Error> {
+    let fleet = Fleet::start(config, Box::new(on_log))?;
     let addresses: Vec<Address> = fleet.listeners.iter().map(|bound| bound.listening.address().clone()).collect();
     on_ready(&addresses);
     fleet.serve()
 }
 
 /// The running threads and what the main thread holds for them.
-struct Fleet<'c> {
+struct Fleet {
     listeners: Vec<Bound>,
-    plan: Plan<'c>,
+    doors: Doors,
+    plan: Plan,
     control: control::Setup,
     /// The workers' threads, by their numbers.
     threads: Vec<Option<JoinHandle<()>>>,
@@ -72,6 +81,9 @@ struct Fleet<'c> {
     /// Of the workers by their numbers, then of the control thread; `None` once nothing is to be started again.
     restarts: Option<Restarts>,
     manager: Option<Manager>,
+    /// Told to stop: from now on nothing is reloaded.
+    is_stopping: bool,
+    on_log: Box<dyn Fn(&LogFilter)>,
     /// Its file goes with it.
     _admin: Option<AdminSocket>,
 }
@@ -84,22 +96,22 @@ enum Heard {
     GivenUp(Error),
 }
 
-impl<'c> Fleet<'c> {
-    fn start(config: &'c Config) -> Result<Fleet<'c>, Error> {
+impl Fleet {
+    fn start(config: Config, on_log: Box<dyn Fn(&LogFilter)>) -> Result<Fleet, Error> {
         let cpus = host::cpus().map_err(|errno| system("the list of usable CPUs")(errno.into()))?;
         let count = match config.workers() {
             Workers::Auto => cpus.len().max(1),
             Workers::Count(count) => count.get(),
         };
-        try_sources(config)?;
-        let mut handed = HandedOver::take();
-        let listeners = bind_all(config.listeners(), count, &mut handed)?;
+        try_sources(&config)?;
+        let (mut handed, mut doors) = (HandedOver::take(), Doors::default());
+        let listeners = bind_all(config.listeners(), count, &mut doors, &mut handed)?;
         let metrics = bind_metrics(config.metrics(), &mut handed)?.map(Arc::new);
         refuse_rest(handed);
         let admin = AdminSocket::open(config.admin(), config.admin_mode())?;
-        let access_log = access_log::open(config)?;
+        let access_log = access_log::open(&config)?;
         let descriptors = descriptors_max();
-        let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
+        let process = Arc::new(Gate::new(connections_max(&config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
         let (reporter, hearer) = Reporter::new();
         let desks: Result<Vec<Desk>, _> = (0..count).map(|_| Desk::new()).collect();
@@ -107,36 +119,44 @@ impl<'c> Fleet<'c> {
         let shared: HashMap<String, Shared> =
             config.listeners().iter().map(|listener| (listener.name.clone(), Shared::new(listener))).collect();
         let (ledger, announcements) = Ledger::new(config.backend_series_max());
+        let facts = Facts {
+            started: clock::now(),
+            origin: config.origin().cloned(),
+            process: Arc::clone(&process),
+            listeners: Arc::new(Listeners::default()),
+        };
         let sources = Sources {
             ledger,
             workers: count,
             process: Arc::clone(&process),
             access_log: access_log.clone(),
-            listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
+            listeners: facts.listeners.clone(),
         };
         let pipes = pipes_max(descriptors, count);
-        let (log, all) = (access_log.clone(), Arc::clone(&rosters));
         let plan = Plan {
             config,
-            rosters: all,
+            rosters: Arc::clone(&rosters),
             process,
             announcements,
             reporter,
             desks,
             cpus,
+            descriptors,
             pipes,
-            access_log: log,
+            access_log: access_log.clone(),
             shared,
         };
+        facts.listeners.set(admin::facts(&plan, &listeners));
         let control = control::Setup {
             metrics,
-            admin: admin.as_ref().map(|admin| admin::serve(admin, &plan, &listeners)).transpose()?,
+            admin: admin.as_ref().map(admin::listen).transpose()?,
+            facts,
             hearer: Arc::new(hearer.into()),
             numbers: Metrics::new(sources, rosters.clone()).map_err(|error| Error::Numbers(error.to_string()))?,
             readiness: Readiness::default(),
             rosters,
             access_log,
-            resolvers: config.resolvers().to_vec(),
+            resolvers: plan.config.resolvers().to_vec(),
             workers: plan.mailboxes().cloned().collect(),
             checks_max: checks_max(descriptors),
             pulse: Pulse::default(),
@@ -145,8 +165,20 @@ impl<'c> Fleet<'c> {
         };
         let (sender, notices) = channel();
         let restarts = Some(Restarts::new(count + 1));
-        let (threads, manager, _admin) = (Vec::new(), None, admin);
-        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager, _admin };
+        let mut fleet = Fleet {
+            listeners,
+            doors,
+            plan,
+            control,
+            threads: Vec::new(),
+            sender,
+            notices,
+            restarts,
+            manager: None,
+            is_stopping: false,
+            on_log,
+            _admin: admin,
+        };
         fleet.start_threads(count)?;
         Ok(fleet)
     }
@@ -170,13 +202,14 @@ impl<'c> Fleet<'c> {
 
     /// Waits until the backends' host names have been looked up once, so that the first clients find them; not for ever,
     /// because other pools may have nothing to do with a name server that is silent.
-    fn await_hosts(&self) -> Result<(), Error> {
+    fn await_hosts(&mut self) -> Result<(), Error> {
         let until = Instant::now() + RESOLVE_START_MAX;
         loop {
             match self.notices.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
                 Ok(Notice::Told(Told::HostsKnown)) => return Ok(()),
                 Ok(Notice::Told(Told::Failed(why))) => return Err(Error::Thread { thread: CONTROL.into(), why }),
+                Ok(Notice::Told(Told::Reload(order))) => self.reload(order),
                 Ok(Notice::Started | Notice::Ended { .. }) => {}
                 Err(_) => {
                     tracing::warn!("not every host name could be looked up in {RESOLVE_START_MAX:?}; starting without");
@@ -198,6 +231,7 @@ impl<'c> Fleet<'c> {
                 }
                 Ok(Notice::Told(Told::Terminate)) => return Err(interrupted()),
                 Ok(Notice::Told(Told::Failed(why))) => return Err(Error::Thread { thread: CONTROL.into(), why }),
+                Ok(Notice::Told(Told::Reload(order))) => self.reload(order),
                 Ok(Notice::Told(Told::HostsKnown)) => {}
                 Err(_) => break,
             }
@@ -230,6 +264,7 @@ impl<'c> Fleet<'c> {
     }
 
     fn drain(&mut self) {
+        self.is_stopping = true;
         self.control.readiness.set(false);
         let (delay, timeout) = (self.plan.config.shutdown_delay(), self.plan.config.shutdown_timeout());
         tracing::info!(sessions = self.plan.process.active(), ?delay, ?timeout, "draining");
@@ -263,7 +298,7 @@ impl<'c> Fleet<'c> {
     }
 
     /// Waits until `until`, or `done`, or a further signal (then true).
-    fn wait(&mut self, until: Instant, done: impl Fn(&Fleet<'c>) -> bool) -> bool {
+    fn wait(&mut self, until: Instant, done: impl Fn(&Fleet) -> bool) -> bool {
         while !done(self) {
             match self.hear(Some(until)) {
                 Heard::Terminate => return true,
@@ -292,6 +327,7 @@ impl<'c> Fleet<'c> {
             match notice {
                 Ok(Notice::Told(Told::Terminate)) | Err(RecvTimeoutError::Disconnected) => return Heard::Terminate,
                 Ok(Notice::Told(Told::HostsKnown) | Notice::Started) => {}
+                Ok(Notice::Told(Told::Reload(order))) => self.reload(order),
                 Ok(Notice::Told(Told::Failed(why))) => {
                     if let Some(error) = self.failed(self.control_number(), why) {
                         return Heard::GivenUp(error);

@@ -19,13 +19,13 @@ pub struct Gate {
     active: AtomicUsize,
     /// Acceptors that have stopped because of this limit.
     waiting: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl Gate {
     /// A limit of `max` sessions.
     pub const fn new(max: usize) -> Gate {
-        Gate { active: AtomicUsize::new(0), waiting: AtomicUsize::new(0), max }
+        Gate { active: AtomicUsize::new(0), waiting: AtomicUsize::new(0), max: AtomicUsize::new(max) }
     }
 
     /// How many sessions it counts.
@@ -34,8 +34,13 @@ impl Gate {
     }
 
     /// The limit.
-    pub const fn max(&self) -> usize {
-        self.max
+    pub fn max(&self) -> usize {
+        self.max.load(SeqCst)
+    }
+
+    /// Makes `max` the limit. Sessions beyond a lower one live on. Acceptors that wait look again when they are woken.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, SeqCst);
     }
 
     /// How many acceptors wait for room.
@@ -44,7 +49,7 @@ impl Gate {
     }
 
     fn room(&self) -> usize {
-        self.max.saturating_sub(self.active())
+        self.max().saturating_sub(self.active())
     }
 
     fn is_full(&self) -> bool {
@@ -80,6 +85,11 @@ impl Admission {
     pub fn at_rate(mut self, rate: Option<Arc<Bucket>>) -> Admission {
         self.rate = rate;
         self
+    }
+
+    /// How many sessions it has counted in and not yet out.
+    pub const fn held(&self) -> usize {
+        self.held.get()
     }
 
     /// Counts a session in.
@@ -127,9 +137,9 @@ impl Admission {
     /// Which limit is full, for people; with its number.
     pub fn full_limit(&self) -> Option<(&'static str, usize)> {
         if self.listener.is_full() {
-            Some(("the listener's max_connections", self.listener.max))
+            Some(("the listener's max_connections", self.listener.max()))
         } else if self.process.is_full() {
-            Some(("the process's max_connections", self.process.max))
+            Some(("the process's max_connections", self.process.max()))
         } else {
             None
         }

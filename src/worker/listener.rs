@@ -76,6 +76,11 @@ impl<S> Acceptor<S> {
         &self.admission
     }
 
+    /// The socket that it accepts on, until it has let that go.
+    pub const fn socket(&self) -> Option<&Arc<S>> {
+        self.socket.as_ref()
+    }
+
     /// Whether it has let its socket go.
     pub fn is_stopped(&self) -> bool {
         self.state == State::Stopped

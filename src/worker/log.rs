@@ -45,9 +45,14 @@ impl SessionLog {
         SessionLog { worker, queue, starts, routes: Vec::new(), backends: HashMap::new() }
     }
 
-    /// The worker's next route. They are numbered from 0.
-    pub fn route(&mut self, listener: &str, pool: &str) {
-        self.routes.push(Arc::new(RouteNames { listener: listener.into(), pool: pool.into() }));
+    /// The worker's route of this number, from 0 on. A number that is free again may be given again.
+    pub fn route(&mut self, route: u16, listener: &str, pool: &str) {
+        let names = Arc::new(RouteNames { listener: listener.into(), pool: pool.into() });
+        match self.routes.get_mut(usize::from(route)) {
+            Some(known) => *known = names,
+            None => self.routes.push(names),
+        }
+        self.backends.retain(|(known, _), _| *known != route);
     }
 
     /// The names of a backend of this route's pool.

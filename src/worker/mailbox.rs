@@ -11,6 +11,7 @@ use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
 use crate::slots::Key;
+use crate::worker::doors::ListenerSetup;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Command {
     Kill(Kill),
     /// The pools have changed: let go of what they were.
     Refresh,
+    /// Serve these listeners, and no others: what is not among them drains.
+    Listeners(Vec<ListenerSetup>),
     /// A place for the client that waits under this key.
     Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.
@@ -65,8 +68,8 @@ pub struct Page {
 pub struct Found {
     /// Its name within the worker.
     pub key: Key,
-    /// The number of its listener.
-    pub route: u16,
+    /// The name of its listener.
+    pub listener: Arc<str>,
     /// The pool that serves it.
     pub pool: String,
     /// Its client's address; nothing where a unix socket has none.

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod clients;
 pub mod clock;
+pub mod doors;
 pub mod identity;
 pub mod listener;
 pub mod log;
@@ -27,25 +28,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-use crate::balance::{Chooser, Pool, Taker};
+use crate::balance::{Chooser, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
-use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
+use crate::engine::{Completion, Engine, Event, Owner, Role, host, socket};
 use crate::errno::Errno;
-use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
-use crate::relay::{Kill, Rules};
+use crate::metrics::{Announced, Recorder, RingCells};
+use crate::relay::Kill;
 use crate::slots::Key;
 use crate::time::Time;
 
-use admission::Admission;
-use clients::ClientRules;
-use identity::ProxyProtocol;
+use doors::{Door, Doors, ListenerSetup};
 use listener::{Accepted, Acceptor};
 use log::SessionLog;
 use mailbox::{Command, Mailbox};
 use news::Reporter;
 use session::{Ended, Route, Sessions};
-use sources::Sources;
 
 const WAKER: Owner = Owner { key: Key::new(0, 0), role: Role(3) };
 
@@ -71,41 +69,15 @@ pub struct Setup {
     pub log: Option<SessionLog>,
 }
 
-/// One listener of a worker.
-pub struct ListenerSetup {
-    /// Its name.
-    pub name: String,
-    /// The descriptor it accepts on; the main thread holds it too.
-    pub socket: Arc<OwnedFd>,
-    /// A service manager keeps that socket: who waits in its queue is left there for the next process.
-    pub kept: bool,
-    /// Whether that is a unix socket.
-    pub unix: bool,
-    /// What its sessions count against.
-    pub admission: Admission,
-    /// The pool that serves its clients.
-    pub pool: Arc<Pool>,
-    /// What its sessions obey.
-    pub rules: Rules,
-    /// The options of sockets towards backends.
-    pub options: SocketOptions,
-    /// Where these sockets connect from.
-    pub sources: Sources,
-    /// The headers that go before the clients' bytes.
-    pub proxy_protocol: ProxyProtocol,
-    /// Who may be a client, and how often.
-    pub clients: ClientRules,
-}
-
 /// A data-plane thread's state.
 pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
-    acceptors: Vec<Acceptor<OwnedFd>>,
-    /// Of each acceptor, whether its accept queue outlives this process.
-    kept: Vec<bool>,
-    /// What is counted of each acceptor's socket.
-    counts: Vec<Arc<ListenerCells>>,
+    doors: Doors,
+    /// Told to drain: no door opens any more.
+    draining: bool,
+    number: usize,
+    reporter: Reporter,
     ring_counts: Arc<RingCells>,
     mailbox: Mailbox,
     pulse: Arc<AtomicU64>,
@@ -127,38 +99,18 @@ impl Worker {
         ring.limit_pipes(setup.pipes);
         ring.arm_waker(WAKER, setup.mailbox.waker());
         let now = clock::now();
-        let mut recorder = Recorder::new(setup.announcements);
+        let recorder = Recorder::new(setup.announcements);
         let ring_counts = recorder.ring(setup.number);
-        let (mut acceptors, mut counts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        let mut routes = Vec::new();
-        let mut log = setup.log;
-        let taker: Arc<dyn Taker> = Arc::new(setup.mailbox.clone());
-        for (number, listener) in setup.listeners.into_iter().enumerate() {
-            let seed = now.nanos() ^ ((setup.number as u64) << 48) ^ ((number as u64) << 32);
-            kept.push(listener.kept);
-            counts.push(recorder.listener(&listener.name, listener.pool.name()));
-            if let Some(log) = &mut log {
-                log.route(&listener.name, listener.pool.name());
-            }
-            let reporter = setup.reporter.clone();
-            acceptors.push(Acceptor::new(number as u16, listener.name, listener.socket, listener.admission, reporter));
-            routes.push(Route {
-                rules: listener.rules,
-                unix_clients: listener.unix,
-                chooser: Chooser::new(listener.pool, seed).with_taker(taker.clone()),
-                options: listener.options,
-                sources: listener.sources,
-                proxy_protocol: listener.proxy_protocol,
-                clients: listener.clients,
-                reporter: setup.reporter.clone(),
-            });
-        }
-        let mut sessions = Sessions::new(routes, recorder, now);
-        if let Some(log) = log {
+        let mut sessions = Sessions::new(recorder, now);
+        if let Some(log) = setup.log {
             sessions.log_to(log);
         }
-        let (mailbox, pulse) = (setup.mailbox, setup.pulse);
-        Ok(Worker { ring, sessions, acceptors, kept, counts, ring_counts, mailbox, pulse, now })
+        let Setup { number, mailbox, pulse, reporter, .. } = setup;
+        let doors = Doors::default();
+        let mut worker =
+            Worker { ring, sessions, doors, draining: false, number, reporter, ring_counts, mailbox, pulse, now };
+        worker.serve(setup.listeners);
+        Ok(worker)
     }
 
     /// Serves until it was drained.
@@ -168,9 +120,9 @@ impl Worker {
     pub fn run(&mut self) -> Result<(), Errno> {
         let mut completions = Vec::new();
         // Commands may have been left by a worker that has failed, who had taken their wake-up.
-        let mut stopping = self.hear();
-        self.turn_acceptors();
-        while !(stopping && self.sessions.is_empty() && self.acceptors.iter().all(Acceptor::is_stopped)) {
+        self.hear();
+        self.turn_doors();
+        while !(self.draining && self.sessions.is_empty() && self.doors.are_closed()) {
             let timeout = self.next_deadline().map(|at| at.since(self.now));
             self.ring.wait(timeout, &mut completions)?;
             self.now = clock::now();
@@ -179,11 +131,11 @@ impl Worker {
                 woken |= self.handle(completion);
             }
             if woken {
-                stopping |= self.hear();
+                self.hear();
             }
             self.sessions.tick(&mut self.ring, self.now);
             self.let_go();
-            self.turn_acceptors();
+            self.turn_doors();
             self.ring_counts.set(&self.ring.statistics());
         }
         // The last of an accept queue may have been closed at once.
@@ -194,7 +146,7 @@ impl Worker {
     /// Lets go of everything after a failure: closes the ring, resets the connections, and gives every place back that
     /// another worker or this one's successor counts with.
     pub fn abandon(self) {
-        let Worker { ring, mut sessions, acceptors, counts, mailbox, .. } = self;
+        let Worker { ring, mut sessions, mut doors, mailbox, .. } = self;
         let rested = catch_unwind(AssertUnwindSafe(|| drop(ring)));
         if rested.is_err() {
             tracing::error!("the ring of a worker that has failed panicked again; its buffers are not freed");
@@ -203,12 +155,9 @@ impl Worker {
         sessions.abandon(socket::abort, now);
         mailbox.forget_places();
         for ended in sessions.drain_ended() {
-            let route = usize::from(ended.route);
-            counts[route].close(ended.reason, now - ended.started);
-            acceptors[route].admission().leave();
-            log_end(&ended, now);
+            count_out(&mut doors, &ended, now);
         }
-        counts.iter().for_each(|counts| counts.pause(None));
+        doors.iter_mut().for_each(|(_, door)| door.counts.pause(None));
     }
 
     #[cfg(debug_assertions)]
@@ -225,8 +174,8 @@ impl Worker {
         match completion.owner.role {
             listener::ROLE => {
                 let number = completion.owner.key.index() as u16;
-                let accepted = self.acceptors[usize::from(number)].handle(completion.event, self.now);
-                if let Accepted::Client(socket) = accepted {
+                let Some(door) = self.doors.door(number) else { unreachable!("a door outlives its accept") };
+                if let Accepted::Client(socket) = door.acceptor.handle(completion.event, self.now) {
                     self.admit(number, socket);
                 }
                 false
@@ -243,27 +192,62 @@ impl Worker {
     }
 
     fn admit(&mut self, number: u16, socket: OwnedFd) {
-        self.counts[usize::from(number)].accepted.add(1);
-        self.acceptors[usize::from(number)].admission().enter(self.now);
+        let Some(door) = self.doors.door(number) else { unreachable!("a door outlives its accept") };
+        door.counts.accepted.add(1);
+        door.acceptor.admission().enter(self.now);
         if let Err(socket) = self.sessions.admit(&mut self.ring, socket, number, self.now) {
-            self.acceptors[usize::from(number)].admission().leave();
-            self.counts[usize::from(number)].no_slot.add(1);
+            door.acceptor.admission().leave();
+            door.counts.no_slot.add(1);
             tracing::error!("this worker has no slot left for a client: closing it. Lower max_connections");
             drop(socket);
         }
     }
 
-    /// Executes the commands that have come, and says whether one of them was to drain.
-    fn hear(&mut self) -> bool {
-        let mut drain = false;
+    /// Serves these listeners, and no others.
+    fn serve(&mut self, list: Vec<ListenerSetup>) {
+        if self.draining {
+            return;
+        }
+        self.doors.close_others(&list);
+        for listener in list {
+            if !self.doors.knows(listener.id) {
+                self.open(listener);
+            }
+        }
+    }
+
+    fn open(&mut self, listener: ListenerSetup) {
+        let number = self.doors.vacant();
+        let seed = self.now.nanos() ^ ((self.number as u64) << 48) ^ ((listener.id & 0xffff) << 32);
+        let taker: Arc<dyn Taker> = Arc::new(self.mailbox.clone());
+        let route = Route {
+            listener: listener.name.as_str().into(),
+            rules: listener.rules,
+            unix_clients: listener.unix,
+            chooser: Chooser::new(listener.pool, seed).with_taker(taker),
+            options: listener.options,
+            sources: listener.sources,
+            proxy_protocol: listener.proxy_protocol,
+            clients: listener.clients,
+            reporter: self.reporter.clone(),
+        };
+        let counts = self.sessions.route(number, route);
+        let reporter = self.reporter.clone();
+        let acceptor = Acceptor::new(number, listener.name, listener.socket, listener.admission, reporter);
+        self.doors.insert(number, Door::new(listener.id, acceptor, counts, listener.kept));
+    }
+
+    /// Executes the commands that have come.
+    fn hear(&mut self) {
         while let Some(command) = self.mailbox.next() {
             match command {
                 Command::Drain => {
-                    drain = true;
-                    self.acceptors.iter_mut().for_each(Acceptor::stop);
+                    self.draining = true;
+                    self.doors.close();
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
+                Command::Listeners(list) => self.serve(list),
                 Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
@@ -281,37 +265,44 @@ impl Worker {
                 Command::Fault(fault) => self.fail(fault),
             }
         }
-        drain
     }
 
     /// Counts out and logs the sessions that have ended.
     fn let_go(&mut self) {
         for ended in self.sessions.drain_ended() {
-            self.counts[usize::from(ended.route)].close(ended.reason, self.now - ended.started);
-            self.acceptors[usize::from(ended.route)].admission().leave();
-            log_end(&ended, self.now);
+            count_out(&mut self.doors, &ended, self.now);
         }
     }
 
-    fn turn_acceptors(&mut self) {
-        for number in 0..self.acceptors.len() {
-            self.acceptors[number].turn(&mut self.ring, self.now);
-            self.counts[number].pause(self.acceptors[number].pause());
-            if let Some(socket) = self.acceptors[number].take_stopped()
-                && !self.kept[number]
-            {
-                // Whoever waits in the accept queue would be reset when the last descriptor is closed.
-                for client in accept_rest(&socket) {
-                    self.admit(number as u16, client);
-                }
+    fn turn_doors(&mut self) {
+        let mut closed = false;
+        for number in 0..self.doors.end() {
+            let Some(door) = self.doors.door(number) else { continue };
+            door.acceptor.turn(&mut self.ring, self.now);
+            door.counts.pause(door.acceptor.pause());
+            let queue = door.take_queue();
+            closed |= door.acceptor.is_stopped();
+            // Whoever waits in the accept queue would be reset when the last descriptor is closed.
+            for client in queue.iter().flat_map(|socket| accept_rest(socket)) {
+                self.admit(number, client);
             }
+        }
+        if closed {
+            self.doors.forget();
         }
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        let acceptors = self.acceptors.iter().filter_map(Acceptor::next_deadline);
-        acceptors.chain(self.sessions.next_deadline()).min()
+        self.doors.next_deadline().into_iter().chain(self.sessions.next_deadline()).min()
     }
+}
+
+fn count_out(doors: &mut Doors, ended: &Ended, now: Time) {
+    if let Some(door) = doors.door(ended.route) {
+        door.counts.close(ended.reason, now - ended.started);
+        door.acceptor.admission().leave();
+    }
+    log_end(ended, now);
 }
 
 fn log_end(ended: &Ended, now: Time) {

@@ -19,7 +19,7 @@ use crate::engine::{
 };
 use crate::errno::Errno;
 use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
-use crate::metrics::Recorder;
+use crate::metrics::{ListenerCells, Recorder};
 use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
 use crate::slots::{Key, Slots};
 use crate::time::Time;
@@ -36,6 +36,8 @@ use crate::worker::timers::{Timer, Timers};
 
 /// Where a listener's clients go, as one worker sees it.
 pub struct Route {
+    /// The listener's name.
+    pub listener: Arc<str>,
     /// What its sessions obey.
     pub rules: Rules,
     /// Its clients come by a unix socket.
@@ -59,7 +61,7 @@ pub struct Route {
 pub struct Ended {
     /// Which session it was.
     pub key: Key,
-    /// The route it came by: its number in the table given to [`Sessions::new`].
+    /// The number of the [`route`](Sessions::route) it came by.
     pub route: u16,
     /// Why it ended.
     pub reason: CloseReason,
@@ -136,10 +138,10 @@ struct Begin {
 }
 
 impl<E: Engine> Sessions<E> {
-    /// No sessions yet; those to come arrive by one of `routes`, which `recorder` knows by the same numbers.
-    pub fn new(routes: Vec<Route>, recorder: Recorder, now: Time) -> Sessions<E> {
+    /// No sessions yet, and no [`route`](Sessions::route) by which they could come.
+    pub fn new(recorder: Recorder, now: Time) -> Sessions<E> {
         let context = Context {
-            routes,
+            routes: Vec::new(),
             recorder,
             timers: Timers::new(now),
             due: Vec::new(),
@@ -153,7 +155,21 @@ impl<E: Engine> Sessions<E> {
         Sessions { slots: Slots::new(), context }
     }
 
-    /// From now on sessions are told to the access log, which knows the routes by the same numbers.
+    /// Begins to serve clients by one more route, and gives what is counted of it. `number` is the next, from 0 on, or that of
+    /// one whose sessions have all ended.
+    pub fn route(&mut self, number: u16, route: Route) -> Arc<ListenerCells> {
+        let counts = self.context.recorder.listener(number, &route.listener, route.chooser.pool().name());
+        if let Some(log) = &mut self.context.log {
+            log.route(number, &route.listener, route.chooser.pool().name());
+        }
+        match self.context.routes.get_mut(usize::from(number)) {
+            Some(known) => *known = route,
+            None => self.context.routes.push(route),
+        }
+        counts
+    }
+
+    /// From now on sessions are told to the access log, which hears of every route that comes after this.
     pub fn log_to(&mut self, log: SessionLog) {
         self.context.log = Some(log);
     }

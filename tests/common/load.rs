@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -91,7 +91,7 @@ fn come_again(shared: &Shared, address: SocketAddr, client: usize) {
     while !shared.stop.load(Ordering::SeqCst) {
         let mut stream = net::connect(address);
         let mut name = None;
-        let whole = (0..REQUESTS).all(|number| match ask(&mut stream, number) {
+        let whole = (0..REQUESTS).all(|number| match exchange(&mut stream, number) {
             Some(answer) => {
                 let (by, question) = answer.split_once(' ').expect("a name and the question");
                 assert_eq!(question, format!("{number}"), "an answer to another question");
@@ -113,7 +113,7 @@ fn come_again(shared: &Shared, address: SocketAddr, client: usize) {
 }
 
 /// The answer to a question, or none if the connection ends before it.
-fn ask(stream: &mut TcpStream, number: usize) -> Option<String> {
+fn exchange(stream: &mut TcpStream, number: usize) -> Option<String> {
     stream.write_all(format!("{number}\n").as_bytes()).ok()?;
     let mut line = Vec::new();
     let mut byte = [0];
@@ -127,4 +127,38 @@ fn ask(stream: &mut TcpStream, number: usize) -> Option<String> {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// One request over a connection of its own: the name of the backend that answered.
+pub fn request(address: SocketAddr) -> String {
+    let mut stream = net::connect(address);
+    stream.write_all(b"hello\n").expect("a request");
+    let answer = net::read_line(&mut stream);
+    answer.strip_suffix(" hello").unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+}
+
+/// Asks over an open connection.
+pub fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(b"hello\n").expect("a request");
+    net::read_line(stream)
+}
+
+/// Runs `body` while clients ask without a pause; every request of theirs must be answered. Gives how many there were.
+pub fn under_load(address: SocketAddr, body: impl FnOnce()) -> usize {
+    let (done, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    request(address);
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // Also if the body fails, or nobody would ever end.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    requests.into_inner()
 }

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod backend;
+pub mod command;
 pub mod load;
 pub mod net;
 pub mod pattern;

@@ -1,6 +1,6 @@
 //! The bodies of requests: bounded in size, time and number, and strict.
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -19,6 +19,22 @@ impl Admin {
     /// # Errors
     /// It is too large, too slow, or not what is expected.
     pub(super) async fn read<T: DeserializeOwned>(&self, headers: &HeaderMap, body: Body) -> Result<T, Refused> {
+        parse(&self.read_bytes(headers, body).await?)
+    }
+
+    /// Reads the body of a request, if it has one.
+    ///
+    /// # Errors
+    /// As [`Admin::read`].
+    pub(super) async fn read_if_any<T>(&self, headers: &HeaderMap, body: Body) -> Result<Option<T>, Refused>
+    where
+        T: DeserializeOwned,
+    {
+        let bytes = self.read_bytes(headers, body).await?;
+        if bytes.is_empty() { Ok(None) } else { parse(&bytes).map(Some) }
+    }
+
+    async fn read_bytes(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
         let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let read = async {
             if length.is_some_and(|length| length <= ADMIN_SMALL_BODY_BYTES) {
@@ -35,7 +51,7 @@ impl Admin {
             let message = format!("the body did not come within {} s", HTTP_HEADER_MAX.as_secs());
             Refused::new(StatusCode::REQUEST_TIMEOUT, "timeout", message, "send it at once")
         })?;
-        parse(&bytes.map_err(|_| too_large())?)
+        bytes.map_err(|_| too_large())
     }
 }
 

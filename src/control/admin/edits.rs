@@ -45,7 +45,7 @@ pub async fn swap(
         refuse_ttl(told, &place)?;
         backends.push(told::backend(told, None, &place, |name, address| roster.defaults(name, address))?);
     }
-    let edited = edit(&admin, roster, &headers, |overlay| overlay.swap(backends))?;
+    let edited = edit(&admin, &roster, &headers, |overlay| overlay.swap(backends))?;
     admin.rosters.news().swapped(roster.pool().name(), &edited.changes, peer);
     Ok(changed(&admin, StatusCode::OK, edited))
 }
@@ -62,8 +62,8 @@ pub async fn add(
     let told: Told = admin.read(&headers, body).await?;
     let lease = lease(&told)?;
     let backend = told::backend(&told, None, "", |name, address| roster.defaults(name, address))?;
-    let edited = edit(&admin, roster, &headers, |overlay| overlay.add(backend, lease))?;
-    log(&admin, roster, &edited.changes, peer, "a backend was added");
+    let edited = edit(&admin, &roster, &headers, |overlay| overlay.add(backend, lease))?;
+    log(&admin, &roster, &edited.changes, peer, "a backend was added");
     Ok(changed(&admin, StatusCode::CREATED, edited))
 }
 
@@ -83,10 +83,10 @@ pub async fn put(
     }
     let lease = lease(&told)?;
     let backend = told::backend(&told, Some(&name), "", |name, address| roster.defaults(name, address))?;
-    let edited = edit(&admin, roster, &headers, |overlay| overlay.put(backend, lease))?;
+    let edited = edit(&admin, &roster, &headers, |overlay| overlay.put(backend, lease))?;
     let is_new = edited.changes.added.contains(&name);
     if is_new || !edited.changes.changed.is_empty() {
-        log(&admin, roster, &edited.changes, peer, "a backend was put");
+        log(&admin, &roster, &edited.changes, peer, "a backend was put");
     } else {
         tracing::debug!("backend {}/{name}: its lease was renewed ({peer})", roster.pool().name());
     }
@@ -117,10 +117,10 @@ pub async fn patch(
             settings.address.clone_from(address);
         }
     };
-    let edited = edit(&admin, roster, &headers, |overlay| overlay.tell(&name, apply));
-    let edited = edited.map_err(|refused| suggest(refused, roster, &name))?;
+    let edited = edit(&admin, &roster, &headers, |overlay| overlay.tell(&name, apply));
+    let edited = edited.map_err(|refused| suggest(refused, &roster, &name))?;
     let said = serde_json::to_string(&told).unwrap_or_default();
-    log(&admin, roster, &edited.changes, peer, &format!("{name} was told {said}"));
+    log(&admin, &roster, &edited.changes, peer, &format!("{name} was told {said}"));
     Ok(changed(&admin, StatusCode::OK, edited))
 }
 
@@ -143,14 +143,14 @@ pub async fn delete(
     let roster = admin.roster(&pool)?;
     let kill_after = removal.kill_after()?;
     let before = roster.pool().snapshot();
-    let edited = edit(&admin, roster, &headers, |overlay| overlay.remove(&name));
-    let edited = edited.map_err(|refused| suggest(refused, roster, &name))?;
+    let edited = edit(&admin, &roster, &headers, |overlay| overlay.remove(&name));
+    let edited = edited.map_err(|refused| suggest(refused, &roster, &name))?;
     let fate = match kill_after {
         None => "its sessions live on".to_owned(),
         Some(Duration::ZERO) => "its sessions are closed".to_owned(),
         Some(after) => format!("its sessions are closed in {}", humantime::format_duration(after)),
     };
-    log(&admin, roster, &edited.changes, peer, &format!("{name} was removed; {fate}"));
+    log(&admin, &roster, &edited.changes, peer, &format!("{name} was removed; {fate}"));
     if let Some(after) = kill_after {
         let removed: HashSet<&str> = edited.changes.removed.iter().map(String::as_str).collect();
         let pool: Arc<str> = roster.pool().name().into();

@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod edits;
 mod events;
+mod reload;
 mod sessions;
 pub mod socket;
 mod status;
@@ -22,7 +23,10 @@ use tokio::sync::Semaphore;
 
 use crate::config::Origin;
 use crate::control::Readiness;
-use crate::control::roster::{Roster, Rosters};
+use crate::control::listeners::Listeners;
+use crate::control::reload::Reloader;
+use crate::control::roster::Roster;
+use crate::control::rosters::Rosters;
 use crate::limits::{ADMIN_BODIES_MAX, COLLECT_INTERVAL, EVENT_CLIENTS_MAX};
 use crate::time::Time;
 use crate::worker::admission::Gate;
@@ -40,32 +44,17 @@ pub struct Facts {
     pub origin: Option<Origin>,
     /// The sessions of the process.
     pub process: Arc<Gate>,
-    /// In the order of the configuration.
-    pub listeners: Vec<ListenerFacts>,
-    /// The name of each route's listener, in the workers' order.
-    pub routes: Vec<String>,
-}
-
-/// What is fixed of a listener.
-#[derive(Clone, Debug)]
-pub struct ListenerFacts {
-    /// Its name.
-    pub name: String,
-    /// What was bound.
-    pub addresses: Vec<String>,
-    /// The name of its pool.
-    pub pool: String,
-    /// Its sessions.
-    pub gate: Arc<Gate>,
+    /// The listeners.
+    pub listeners: Arc<Listeners>,
 }
 
 /// What the handlers work with.
-#[derive(Debug)]
 pub struct Admin {
     rosters: Arc<Rosters>,
     workers: Vec<Mailbox>,
     readiness: Readiness,
     facts: Facts,
+    reloader: Reloader,
     /// Tells revisions of this process from those of another.
     instance: u32,
     /// For large requests, so that a few clients cannot take all memory.
@@ -100,22 +89,28 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint { method: "GET", path: "/v1/sessions", handler: || routing::get(sessions::list) },
     Endpoint { method: "DELETE", path: "/v1/sessions/{id}", handler: || routing::delete(sessions::kill) },
+    Endpoint { method: "POST", path: "/v1/reload", handler: || routing::post(reload::reload) },
     Endpoint { method: "GET", path: "/v1/events", handler: || routing::get(events::follow) },
 ];
 
 impl Admin {
     /// What serves these pools.
-    pub fn new(rosters: Arc<Rosters>, workers: Vec<Mailbox>, readiness: Readiness, facts: Facts) -> Admin {
+    pub fn new(
+        rosters: Arc<Rosters>,
+        workers: Vec<Mailbox>,
+        readiness: Readiness,
+        (facts, reloader): (Facts, Reloader),
+    ) -> Admin {
         let instance = crate::control::due::random() as u32;
         let bodies = Semaphore::new(ADMIN_BODIES_MAX);
         let followers = Arc::new(Semaphore::new(EVENT_CLIENTS_MAX));
-        Admin { rosters, workers, readiness, facts, instance, bodies, followers }
+        Admin { rosters, workers, readiness, facts, reloader, instance, bodies, followers }
     }
 
-    fn roster(&self, pool: &str) -> Result<&Roster, Refused> {
+    fn roster(&self, pool: &str) -> Result<Arc<Roster>, Refused> {
         self.rosters.find(pool).ok_or_else(|| {
-            let pools = self.rosters.all().iter().map(|roster| roster.pool().name());
-            Refused::unknown("pool", pool, pools)
+            let all = self.rosters.all();
+            Refused::unknown("pool", pool, all.iter().map(|roster| roster.pool().name()))
         })
     }
 }
@@ -135,7 +130,7 @@ pub async fn expire_leases(rosters: Arc<Rosters>) {
     loop {
         let now = clock::now();
         let mut next = Time::NEVER;
-        for roster in rosters.all() {
+        for roster in rosters.all().iter() {
             edits::expire(rosters.news(), roster, now);
             let moment = roster.moment();
             next = next.min(moment.overlay.next_expiry().unwrap_or(Time::NEVER));

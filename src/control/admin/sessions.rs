@@ -94,10 +94,10 @@ impl Admin {
     }
 
     fn shown(&self, worker: usize, found: Found) -> Session {
-        let Found { key, route, pool, client, backend, connected, age, received } = found;
+        let Found { key, listener, pool, client, backend, connected, age, received } = found;
         Session {
             id: format!("{worker}-{}-{}", key.index(), key.generation()),
-            listener: self.facts.routes.get(usize::from(route)).cloned().unwrap_or_default(),
+            listener: listener.to_string(),
             pool,
             client: client.map(|client| client.to_string()),
             backend,

@@ -22,7 +22,8 @@ pub async fn status(State(admin): State<Arc<Admin>>) -> Response {
     let now = clock::now();
     let facts = &admin.facts;
     let process_full = facts.process.active() >= facts.process.max();
-    let listeners = facts.listeners.iter().map(|listener| wire::Listener {
+    let all = facts.listeners.all();
+    let listeners = all.iter().filter(|listener| !listener.leaving).map(|listener| wire::Listener {
         name: listener.name.clone(),
         addresses: listener.addresses.clone(),
         pool: listener.pool.clone(),
@@ -55,7 +56,7 @@ pub async fn pools(State(admin): State<Arc<Admin>>) -> Response {
 
 /// `GET /v1/pools/P`
 pub async fn pool(State(admin): State<Arc<Admin>>, Path(pool): Path<String>) -> Result<Response, Refused> {
-    let (pool, revision) = shown(admin.roster(&pool)?, clock::now());
+    let (pool, revision) = shown(&*admin.roster(&pool)?, clock::now());
     Ok(admin.json(StatusCode::OK, &pool, revision))
 }
 

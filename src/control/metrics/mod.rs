@@ -17,7 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::balance::{Pool, Standing};
-use crate::control::roster::Rosters;
+use crate::control::listeners::{ListenerFacts, Listeners};
+use crate::control::rosters::Rosters;
 use crate::files::AccessLog;
 use crate::histogram::Counts;
 use crate::limits::LATENCY_TURN;
@@ -41,8 +42,8 @@ pub struct Sources {
     pub process: Arc<Gate>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
-    /// Each listener's name and limit.
-    pub listeners: Vec<(String, Arc<Gate>)>,
+    /// The listeners.
+    pub listeners: Arc<Listeners>,
 }
 
 /// The numbers, for the tasks of the control thread. Clones are the same.
@@ -93,13 +94,17 @@ impl Metrics {
     /// Where they could not be added up: a panic, which is logged.
     pub async fn pool(&self, name: &str, window: Window) -> Result<Option<PoolNumbers>, String> {
         let Some(pool) = self.shared.rosters.find(name).map(|roster| roster.pool().clone()) else { return Ok(None) };
-        let numbers = self.aside(move |shared| {
-            let pools = shared.pools();
-            let ledger = &mut shared.sources().ledger;
-            ledger.update(&pools);
-            ledger.numbers(&pool, window)
-        });
+        let numbers = self.aside(move |shared| shared.update().ledger.numbers(&pool, window));
         numbers.await.map(Some)
+    }
+
+    /// A reload is over, and whether it has succeeded.
+    pub fn reloaded(&self, successful: bool) {
+        let reloads = &self.shared.reloads;
+        reloads.successful.store(successful, Ordering::Relaxed);
+        if successful {
+            reloads.success_seconds.store(seconds_now(), Ordering::Relaxed);
+        }
     }
 
     /// Tells the ledger of each minute that is over. Runs for ever.
@@ -110,10 +115,7 @@ impl Metrics {
         loop {
             minutes.tick().await;
             let turned = self.aside(|shared| {
-                let pools = shared.pools();
-                let ledger = &mut shared.sources().ledger;
-                ledger.update(&pools);
-                ledger.turn();
+                shared.update().ledger.turn();
             });
             if let Err(error) = turned.await {
                 tracing::error!(error, "the latencies of the last minute are lost");
@@ -124,8 +126,7 @@ impl Metrics {
     /// Takes in what is new and forgets what is gone; see [`Ledger::update`].
     pub async fn update(&self) {
         let updated = self.aside(|shared| {
-            let pools = shared.pools();
-            shared.sources().ledger.update(&pools);
+            drop(shared.update());
         });
         if let Err(error) = updated.await {
             tracing::error!(error, "the numbers could not be brought up to date");
@@ -146,8 +147,14 @@ impl Metrics {
 }
 
 impl Shared {
-    fn pools(&self) -> Vec<Arc<Pool>> {
-        self.rosters.all().iter().map(|roster| roster.pool().clone()).collect()
+    /// What is counted, brought up to date.
+    fn update(&self) -> MutexGuard<'_, Sources> {
+        let pools = self.rosters.pools();
+        let mut sources = self.sources();
+        let listeners = sources.listeners.all();
+        sources.ledger.update(&pools);
+        sources.ledger.forget_listeners(|name| listeners.iter().any(|listener| listener.name == name));
+        sources
     }
 
     /// After a panic the numbers may lack what was being added up; the next scrape adds it up anew.
@@ -177,9 +184,8 @@ impl Collector for Exposition {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let pools = self.shared.pools();
-        let mut sources = self.shared.sources();
-        sources.ledger.update(&pools);
+        let pools = self.shared.rosters.pools();
+        let sources = self.shared.update();
         let mut families = Families::new();
         collect_process(&mut families, &sources, &self.shared.reloads);
         collect_listeners(&mut families, &sources);
@@ -208,7 +214,7 @@ fn collect_process(families: &mut Families, sources: &Sources, reloads: &Reloads
 fn collect_listeners(families: &mut Families, sources: &Sources) {
     let counted = sources.ledger.listeners();
     let none = ListenerTotals::default();
-    for (name, gate) in &sources.listeners {
+    for ListenerFacts { name, gate, .. } in sources.listeners.all().iter() {
         let totals = counted.get(name.as_str()).unwrap_or(&none);
         let labels = [name.as_str()];
         families.add(&table::LISTENER_ACCEPTED, &labels, totals.accepted);

@@ -16,7 +16,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::balance::Changes;
 use crate::control::due::{Due, random};
-use crate::control::roster::{Named, Roster, Rosters};
+use crate::control::roster::{Named, Roster};
+use crate::control::rosters::Rosters;
 use crate::limits::{RESOLVE_MAX, RESOLVES_MAX};
 use crate::time::Time;
 use crate::worker::clock;
@@ -40,8 +41,8 @@ pub struct Namer<F> {
 
 /// One host name of one pool.
 struct Entry {
-    /// The pool's place among the rosters.
-    pool: usize,
+    /// Its pool's.
+    roster: Arc<Roster>,
     named: Named,
     /// Look-ups in a row that met with trouble.
     failures: u32,
@@ -127,17 +128,15 @@ impl<F: FnOnce()> Namer<F> {
 
     /// Looks up the names that there are, and no others.
     fn follow(&mut self, now: Time) {
-        let rosters = self.rosters.clone();
-        let hosts = rosters
-            .all()
-            .iter()
-            .enumerate()
-            .flat_map(|(pool, roster)| roster.hosts().into_iter().map(move |named| (pool, named)));
-        let mut wanted: HashSet<(usize, Named)> = hosts.collect();
+        let mut wanted: HashMap<(*const Roster, Named), Arc<Roster>> = HashMap::new();
+        for roster in self.rosters.all().iter() {
+            let hosts = roster.hosts().into_iter();
+            wanted.extend(hosts.map(|named| ((Arc::as_ptr(roster), named), roster.clone())));
+        }
         let gone: Vec<u64> = self
             .entries
             .iter()
-            .filter(|(_, entry)| !wanted.remove(&(entry.pool, entry.named.clone())))
+            .filter(|(_, entry)| wanted.remove(&(Arc::as_ptr(&entry.roster), entry.named.clone())).is_none())
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
@@ -145,9 +144,9 @@ impl<F: FnOnce()> Namer<F> {
             self.due.remove(key);
             self.unknown.remove(&key);
         }
-        for (pool, named) in wanted {
+        for ((_, named), roster) in wanted {
             self.entered += 1;
-            self.entries.insert(self.entered, Entry { pool, named, failures: 0 });
+            self.entries.insert(self.entered, Entry { roster, named, failures: 0 });
             self.due.set(self.entered, now);
         }
     }
@@ -157,7 +156,7 @@ impl<F: FnOnce()> Namer<F> {
         let Some(key) = self.tasks.remove(&id) else { return };
         self.unknown.remove(&key);
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let roster = &self.rosters.all()[entry.pool];
+        let roster = &entry.roster;
         let before = roster.addresses(&entry.named.name);
         let outcome = settle(&before, answers.0, answers.1);
         let (changes, trouble) = match roster.resolved(&entry.named, &outcome.addresses, now) {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::balance::settings::BackendSettings;
 use crate::config::backend::{Backend, Target};
+use crate::config::compare::named;
 
 use super::{Entry, Overlay};
 
@@ -135,7 +136,7 @@ pub(super) fn differing_settings(one: &BackendSettings, other: &BackendSettings)
         slow_start,
         state,
     } = one;
-    let differs = [
+    named([
         ("address", *address != other.address),
         ("weight", *weight != other.weight),
         ("backup", *backup != other.backup),
@@ -144,8 +145,7 @@ pub(super) fn differing_settings(one: &BackendSettings, other: &BackendSettings)
         ("fail_timeout", *fail_timeout != other.fail_timeout),
         ("slow_start", *slow_start != other.slow_start),
         ("state", *state != other.state),
-    ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    ])
 }
 
 /// Each value as it is in `new` where the file has changed it, and as it is in `live` where it has not.

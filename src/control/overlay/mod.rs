@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::balance::settings::{BackendSettings, State};
 use crate::config::backend::{Backend, Host, NamedBackend, Target};
+use crate::config::compare::{Difference, differences};
 use crate::time::Time;
 
 /// The backends of one pool: as the file has them, and as they are.
@@ -58,17 +59,6 @@ pub enum Source {
     Live,
     /// A host name, as it is written.
     Host(Host),
-}
-
-/// Something that differs from the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit {
-    /// Not in the file.
-    Added(String),
-    /// In the file, and not in force.
-    Removed(String),
-    /// In both, with other values of these keys.
-    Changed(String, Vec<&'static str>),
 }
 
 /// Why an edit is not possible. Nothing has changed then.
@@ -310,26 +300,32 @@ impl Overlay {
     }
 
     /// What differs from the file, in the order of the file and then of what is in force. A lease's end is no edit.
-    pub fn edits(&self) -> Vec<Edit> {
+    pub fn edits(&self) -> Vec<Difference> {
         let live: HashMap<&str, &Entry> = self.live.iter().map(|entry| (entry.backend.name(), entry)).collect();
         let mut edits = Vec::new();
         for file in &self.file {
             let Some(entry) = live.get(file.name()) else {
-                edits.push(Edit::Removed(file.name().to_owned()));
+                edits.push(Difference::Removed(file.name().to_owned()));
                 continue;
             };
             let keys = merge::differing(file, &entry.backend);
             if !keys.is_empty() {
-                edits.push(Edit::Changed(file.name().to_owned(), keys));
+                edits.push(Difference::Changed(file.name().to_owned(), keys));
             }
             edits.extend(entry.edits_of_addresses());
         }
         let file: HashSet<&str> = self.file.iter().map(Backend::name).collect();
         for entry in self.live.iter().filter(|entry| !file.contains(entry.backend.name())) {
-            edits.push(Edit::Added(entry.backend.name().to_owned()));
+            edits.push(Difference::Added(entry.backend.name().to_owned()));
             edits.extend(entry.edits_of_addresses());
         }
         edits
+    }
+
+    /// What `next` is to be that this is not: names of hosts, and not of the addresses that they stand for.
+    pub fn differences(&self, next: &Overlay) -> Vec<Difference> {
+        let differing = |one: &Entry, other: &Entry| merge::differing(&one.backend, &other.backend);
+        differences(&self.live, &next.live, |entry| entry.backend.name(), differing)
     }
 
     /// When the next lease ends.
@@ -360,7 +356,11 @@ impl Overlay {
         self.live.iter().find(|entry| entry.backend.name() == name)
     }
 
-    fn check(&self) -> Result<(), EditError> {
+    /// Whether its names are as they may be.
+    ///
+    /// # Errors
+    /// Two are alike, or one looks as if it came from a host.
+    pub fn check(&self) -> Result<(), EditError> {
         let mut names = HashSet::with_capacity(self.live.len());
         let hosts: HashSet<&str> = self.hosts().map(|(name, _)| name).collect();
         for entry in &self.live {
@@ -422,16 +422,16 @@ impl Entry {
     }
 
     /// What its addresses were told beyond what the host is told.
-    fn edits_of_addresses(&self) -> Vec<Edit> {
+    fn edits_of_addresses(&self) -> Vec<Difference> {
         let Some(named) = self.named() else { return Vec::new() };
         let mut edits = Vec::new();
         for (at, ip) in self.addresses.iter().zip(self.ips()) {
             let keys = merge::differing_settings(&named.at(ip), &at.settings);
             let name = at.settings.name.clone();
             if at.hidden {
-                edits.push(Edit::Removed(name));
+                edits.push(Difference::Removed(name));
             } else if !keys.is_empty() {
-                edits.push(Edit::Changed(name, keys));
+                edits.push(Difference::Changed(name, keys));
             }
         }
         edits

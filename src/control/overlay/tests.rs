@@ -50,10 +50,10 @@ fn a_reload_applies_what_changed_in_the_file_and_keeps_what_was_changed_live() {
     assert_eq!(seen(&shown(&overlay)), [("a", 7), ("e", 2), ("b", 3), ("x", 5)]);
     assert_eq!(overlay.backends()[2].state, State::Drain, "the file says nothing of states");
     let edits = [
-        Edit::Changed("a".into(), vec!["weight"]),
-        Edit::Changed("b".into(), vec!["state"]),
-        Edit::Removed("c".into()),
-        Edit::Added("x".into()),
+        Difference::Changed("a".into(), vec!["weight"]),
+        Difference::Changed("b".into(), vec!["state"]),
+        Difference::Removed("c".into()),
+        Difference::Added("x".into()),
     ];
     assert_eq!(overlay.edits(), edits);
     // Once more without a change in the file: nothing happens.
@@ -94,7 +94,8 @@ fn hosts_keep_their_addresses_and_what_each_was_told() {
     overlay.remove("app/10.0.0.2").unwrap();
     assert_eq!(overlay.remove("app/10.0.0.2"), Err(EditError::Unknown("app/10.0.0.2".into())));
     assert_eq!(seen(&shown(&overlay)), [("a", 1), ("app/10.0.0.1", 9), ("app/10.0.0.3", 2)]);
-    let edits = [Edit::Changed("app/10.0.0.1".into(), vec!["weight"]), Edit::Removed("app/10.0.0.2".into())];
+    let edits =
+        [Difference::Changed("app/10.0.0.1".into(), vec!["weight"]), Difference::Removed("app/10.0.0.2".into())];
     assert_eq!(overlay.edits(), edits);
 
     // The next look-up does not bring it back ...
@@ -264,8 +265,8 @@ proptest! {
         let mut changed = Overlay::new(backends(&file));
         for edit in overlay.edits() {
             match edit {
-                Edit::Removed(name) => changed.remove(&name).unwrap(),
-                Edit::Added(name) | Edit::Changed(name, _) => {
+                Difference::Removed(name) => changed.remove(&name).unwrap(),
+                Difference::Added(name) | Difference::Changed(name, _) => {
                     let one = backends(&wanted).into_iter().find(|backend| backend.name() == name).unwrap();
                     changed.put(one, None).unwrap();
                 }

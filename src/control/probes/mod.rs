@@ -24,7 +24,8 @@ use crate::balance::{Backend, BackendId, CheckEffect};
 use crate::config::health::{Health, OnDown};
 use crate::control::due::random;
 use crate::control::news::{Kind, Newsroom};
-use crate::control::roster::{Roster, Rosters};
+use crate::control::roster::Roster;
+use crate::control::rosters::Rosters;
 use crate::limits::CLOSE_BATCH;
 use crate::relay::Kill;
 use crate::time::Time;
@@ -53,8 +54,8 @@ pub struct Prober {
 
 /// A backend that is watched.
 struct Target {
-    /// Its pool's place among the rosters.
-    pool: usize,
+    /// Its pool's.
+    roster: Arc<Roster>,
     backend: Arc<Backend>,
     probe: Arc<Probe>,
     interval: Duration,
@@ -142,14 +143,14 @@ impl Prober {
     /// Watches those who are to be watched, and nobody else.
     fn follow(&mut self, now: Time) {
         let rosters = self.rosters.clone();
-        let mut watched: HashMap<(usize, BackendId), Token> =
-            self.targets.iter().map(|(token, target)| ((target.pool, target.backend.id()), *token)).collect();
+        let mut watched: HashMap<(*const Roster, BackendId), Token> =
+            self.targets.iter().map(|(token, target)| (target.identity(), *token)).collect();
         let mut newcomers = Vec::new();
-        for (pool, roster) in rosters.all().iter().enumerate() {
-            for target in targets(pool, roster) {
-                let before = watched.get(&(pool, target.backend.id()));
+        for roster in rosters.all().iter() {
+            for target in targets(roster) {
+                let before = watched.get(&target.identity());
                 if before.is_some_and(|token| self.targets[token].is_watched_as(&target)) {
-                    watched.remove(&(pool, target.backend.id()));
+                    watched.remove(&target.identity());
                 } else {
                     newcomers.push(target);
                 }
@@ -169,7 +170,7 @@ impl Prober {
     fn conclude(&mut self, token: Token, flight: Flight, now: Time) {
         let Some(target) = self.targets.get(&token) else { return };
         let Flight { begun, outcome } = flight;
-        let pool = self.rosters.all()[target.pool].pool();
+        let pool = target.roster.pool();
         let passed = match &outcome {
             Outcome::Passed => Some(true),
             Outcome::Failed(_) => Some(false),
@@ -210,6 +211,11 @@ impl Prober {
 }
 
 impl Target {
+    /// Tells it from all others that are there at the same time: it holds the roster.
+    fn identity(&self) -> (*const Roster, BackendId) {
+        (Arc::as_ptr(&self.roster), self.backend.id())
+    }
+
     /// Whether the one that is watched already need not be watched otherwise.
     fn is_watched_as(&self, other: &Target) -> bool {
         let same = self.backend.address() == other.backend.address() && self.probe == other.probe;
@@ -218,7 +224,7 @@ impl Target {
 }
 
 /// Those of a pool who are to be watched.
-fn targets(pool: usize, roster: &Roster) -> Vec<Target> {
+fn targets(roster: &Arc<Roster>) -> Vec<Target> {
     let Some(health) = roster.health() else { return Vec::new() };
     let hosts = roster.hosts_of_backends();
     // What listens on a port for checks alone does not speak for clients.
@@ -235,7 +241,7 @@ fn targets(pool: usize, roster: &Roster) -> Vec<Target> {
             let (check, timeout, sources) = (health.check.clone(), health.timeout, roster.sources());
             let probe = Arc::new(Probe { address, check, host, header, timeout, sources });
             let (interval, on_down) = (health.interval, health.on_down);
-            Target { pool, backend: backend.clone(), probe, interval, on_down }
+            Target { roster: roster.clone(), backend: backend.clone(), probe, interval, on_down }
         })
         .collect()
 }

@@ -36,7 +36,8 @@ impl<E: Engine> Sessions<E> {
     fn describe(&self, engine: &mut E, key: Key, question: &Question, now: Time) -> Option<Found> {
         let session = self.slots.get(key)?;
         let age = now.since(session.started);
-        let pool = self.context.routes[usize::from(session.route)].chooser.pool().name();
+        let route = &self.context.routes[usize::from(session.route)];
+        let pool = route.chooser.pool().name();
         let backend = session.claim.as_ref().map(|claim| claim.backend().name());
         let wanted =
             |wanted: &Option<String>, is: Option<&str>| wanted.as_deref().is_none_or(|wanted| Some(wanted) == is);
@@ -49,7 +50,7 @@ impl<E: Engine> Sessions<E> {
         });
         Some(Found {
             key,
-            route: session.route,
+            listener: route.listener.clone(),
             pool: pool.to_owned(),
             client,
             backend: backend.map(str::to_owned),

@@ -146,13 +146,12 @@ impl Run {
             let delay = kernel.random.up_to(Duration::from_secs(20));
             kernel.after(delay, Happening::ClientArrives);
         }
-        let routes = (0..CHOOSERS).map(|_| route(rules.clone(), Chooser::new(pool.clone(), kernel.random.next())));
         let (_ledger, announcements) = Ledger::new(0);
-        let mut recorder = Recorder::new(announcements);
-        for _ in 0..CHOOSERS {
-            recorder.listener("default", pool.name());
+        let mut sessions = Sessions::new(Recorder::new(announcements), kernel.now);
+        for number in 0..CHOOSERS {
+            let chooser = Chooser::new(pool.clone(), kernel.random.next());
+            sessions.route(number as u16, route(rules.clone(), chooser));
         }
-        let sessions = Sessions::new(routes.collect(), recorder, kernel.now);
         let mut run = Run {
             flips: BTreeMap::new(),
             kernel,

@@ -136,11 +136,11 @@ impl Run {
         let mut route = route(rules.clone(), chooser);
         route.sources = sources(seed);
         let (ledger, announcements) = Ledger::new(0);
-        let mut recorder = Recorder::new(announcements);
-        recorder.listener("default", pool.name());
+        let mut sessions = Sessions::new(Recorder::new(announcements), kernel.now);
+        sessions.route(0, route);
         let mut run = Run {
             ledger,
-            sessions: Sessions::new(vec![route], recorder, kernel.now),
+            sessions,
             kernel,
             pool,
             rules,
@@ -359,6 +359,7 @@ impl Run {
 /// A route without any of the extras.
 pub(super) fn route(rules: Rules, chooser: Chooser) -> Route {
     Route {
+        listener: "web".into(),
         rules,
         chooser,
         options: SocketOptions { keepalive: Some(Duration::from_secs(60)), source: None },

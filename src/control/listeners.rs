@@ -1,0 +1,54 @@
+//! The listeners as they are now: the main thread says, and the admin API and the metrics show them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::worker::admission::Gate;
+
+/// All listeners.
+#[derive(Debug, Default)]
+pub struct Listeners(ArcSwap<Vec<ListenerFacts>>);
+
+/// What is known of a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerFacts {
+    /// Its name.
+    pub name: String,
+    /// What is bound.
+    pub addresses: Vec<String>,
+    /// The name of its pool.
+    pub pool: String,
+    /// Its sessions.
+    pub gate: Arc<Gate>,
+    /// It is no longer in the configuration, and accepts nobody.
+    pub leaving: bool,
+}
+
+impl Listeners {
+    /// All of them, in the order of the configuration; then those that are leaving.
+    pub fn all(&self) -> Arc<Vec<ListenerFacts>> {
+        self.0.load_full()
+    }
+
+    /// Makes these the listeners. Those that were there before and have sessions are leaving.
+    pub fn set(&self, listeners: Vec<ListenerFacts>) {
+        self.0.rcu(|before| {
+            let mut all = listeners.clone();
+            for gone in before.iter().filter(|gone| gone.gate.active() > 0) {
+                if !all.iter().any(|kept| kept.name == gone.name) {
+                    all.push(ListenerFacts { leaving: true, ..gone.clone() });
+                }
+            }
+            all
+        });
+    }
+
+    /// Forgets those that are leaving and have no session any more.
+    pub fn forget(&self) {
+        let is_over = |listener: &ListenerFacts| listener.leaving && listener.gate.active() == 0;
+        if self.all().iter().any(is_over) {
+            self.0.rcu(|all| all.iter().filter(|listener| !is_over(listener)).cloned().collect::<Vec<_>>());
+        }
+    }
+}
