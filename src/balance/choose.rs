@@ -45,6 +45,11 @@ impl Chooser {
         Chooser { pool, taker: None, cache, random: Random::new(seed) }
     }
 
+    /// One that has nobody to choose: it holds no pool that anybody else knows.
+    pub fn of_nothing() -> Chooser {
+        Chooser::new(Pool::of_nothing(), 0)
+    }
+
     /// The same, whose clients may wait where the pool has a queue: `taker` gets their places.
     #[must_use]
     pub fn with_taker(self, taker: Arc<dyn Taker>) -> Chooser {

@@ -90,18 +90,27 @@ impl Pool {
     /// # Errors
     /// [`SetError`] where the set is not a possible one.
     pub fn new(settings: PoolSettings, backends: Vec<BackendSettings>, now: Time) -> Result<Arc<Pool>, SetError> {
+        let pool = Pool::empty(settings.clone());
+        pool.replace(settings, backends, now)?;
+        Ok(pool)
+    }
+
+    /// A pool without a name and without backends.
+    pub(super) fn of_nothing() -> Arc<Pool> {
+        Pool::empty(PoolSettings::new(""))
+    }
+
+    fn empty(settings: PoolSettings) -> Arc<Pool> {
         let queue = Arc::<Queue>::default();
-        let pool = Arc::new_cyclic(|pool| Pool {
+        Arc::new_cyclic(|pool| Pool {
             name: settings.name.clone(),
-            current: Arc::new(ArcSwap::from_pointee(BackendSet::empty(settings.clone()))),
+            current: Arc::new(ArcSwap::from_pointee(BackendSet::empty(settings))),
             floor: Floor::default(),
             recovery: AtomicU64::new(0),
             queue: queue.clone(),
             registry: Mutex::new(Registry::new(pool.clone(), queue)),
             passive: Mutex::default(),
-        });
-        pool.replace(settings, backends, now)?;
-        Ok(pool)
+        })
     }
 
     /// Its name.

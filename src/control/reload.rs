@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
 use crate::config::compare::{Difference, Differences};
 use crate::config::{self, Config, Origin};
@@ -20,6 +21,7 @@ use crate::control::Notice;
 use crate::control::metrics::Metrics;
 use crate::control::news::Kind;
 use crate::control::rosters::{Mode, PoolPlan, PoolRefusal, Rosters};
+use crate::limits::WORKER_ANSWER_MAX;
 use crate::systemd;
 
 /// An order to the main thread.
@@ -30,8 +32,11 @@ pub struct Order {
     /// How far to go.
     pub mode: Mode,
     /// Where the outcome goes.
-    pub reply: oneshot::Sender<Result<Outcome, Refused>>,
+    pub reply: oneshot::Sender<Result<(Outcome, Vec<Settled>), Refused>>,
 }
+
+/// A worker answers here once nobody is accepted any more as it was before. One that fails lets go of it.
+pub type Settled = oneshot::Receiver<()>;
 
 /// What a reload has changed, or would change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +86,8 @@ impl Refused {
     pub const fn hint(&self) -> &'static str {
         match self {
             Refused::NoFile => "start it with `ringlb run --config FILE`; backends can be edited live without one",
-            Refused::File(_) => "correct the file; `ringlb check --config FILE` says where it is wrong",
+            Refused::File(config::Error::Faults(_)) => "correct the file; `ringlb check --config FILE` checks it too",
+            Refused::File(_) => "nothing has changed",
             Refused::NeedsRestart(_) => "take these changes back, or restart; nothing else has been applied either",
             Refused::Pool(_) => "change the file, or undo live edits with --discard-live",
             Refused::Address(_) => "change the file, or free the address",
@@ -195,7 +201,16 @@ impl Reloader {
         let warnings = checked.warnings.one_a_line().collect();
         let (reply, outcome) = oneshot::channel();
         (self.orders)(Notice::Reload(Order { config: Box::new(checked.config), mode, reply }));
-        let outcome = outcome.await.unwrap_or(Err(Refused::Stopping))?;
+        let (outcome, workers) = outcome.await.unwrap_or(Err(Refused::Stopping))?;
+        let settled = async {
+            for worker in workers {
+                // It makes no difference whether it has settled or failed: it will not come back as it was.
+                drop(worker.await);
+            }
+        };
+        if timeout(WORKER_ANSWER_MAX, settled).await.is_err() {
+            tracing::warn!("a worker has not yet taken the new configuration over: it is stuck, or has much to do");
+        }
         Ok(Reloaded { file, outcome, warnings })
     }
 }

@@ -225,17 +225,6 @@ impl Roster {
         Ok(Prepared { roster: self, told, next, discard_live })
     }
 
-    /// Takes all backends away: the pool is no longer in the configuration. Their sessions live on.
-    pub fn retire(&self, now: Time) {
-        let empty = |told: &mut Told| {
-            told.overlay = Overlay::default();
-            Ok(())
-        };
-        if let Err(error) = self.change(None, now, empty) {
-            tracing::error!("pool {}: {error}; please report this", self.pool.name());
-        }
-    }
-
     /// Changes what is told, and publishes it; takes it back where it is not possible.
     fn change(
         &self,

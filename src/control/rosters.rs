@@ -18,7 +18,8 @@ use super::roster::{Refusal, Roster};
 pub struct Rosters {
     /// In the order of the configuration.
     all: ArcSwap<Vec<Arc<Roster>>>,
-    /// No longer in the configuration, and still with sessions. One that comes back before they have ended is the same.
+    /// No longer in the configuration, and still in use: they serve whoever has come by a listener of theirs, until the last of
+    /// those has ended. One that comes back before that is the same.
     leaving: Mutex<Vec<Arc<Roster>>>,
     /// Counts the changes of any of them.
     changes: watch::Sender<u64>,
@@ -77,16 +78,16 @@ impl Rosters {
         self.all.load().iter().find(|roster| roster.pool().name() == pool).cloned()
     }
 
-    /// The pools of the configuration, in its order, then those that have left it and still have sessions.
+    /// The pools of the configuration, in its order, then those that have left it and are still in use.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         // Locked first: one that changes from the one list to the other meanwhile is in none of them otherwise.
         let leaving = self.leaving();
         self.all.load().iter().chain(leaving.iter()).map(|roster| roster.pool().clone()).collect()
     }
 
-    /// Forgets the pools that have left the configuration, and whose last session has ended.
+    /// Forgets the pools that have left the configuration, and that no worker uses any more.
     pub fn forget(&self) {
-        self.leaving().retain(|roster| !roster.pool().leaving().is_empty());
+        self.leaving().retain(|roster| Arc::strong_count(roster.pool()) > 1);
     }
 
     /// Where everybody hears what happens to them.
@@ -143,7 +144,6 @@ impl Rosters {
         let stays = |roster: &Arc<Roster>| next.iter().any(|kept| Arc::ptr_eq(kept, roster));
         let gone: Vec<Arc<Roster>> = before.iter().filter(|roster| !stays(roster)).cloned().collect();
         leaving.retain(|roster| !stays(roster));
-        gone.iter().for_each(|roster| roster.retire(now));
         leaving.extend(gone);
         self.all.store(Arc::new(next));
         drop(leaving);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_leaves_stays_until_its_last_session_has_ended_and_may_come_back() {
+    fn a_pool_that_leaves_serves_until_no_worker_uses_it_and_may_come_back() {
         let (both, web) = (pools(&[("web", ""), ("api", "")]), pools(&[("web", "")]));
         let rosters = Rosters::new(&both, Time::ZERO).unwrap();
         let api = rosters.find("api").unwrap();
@@ -247,7 +247,6 @@ mod tests {
         let names = || rosters.pools().iter().map(|pool| pool.name().to_owned()).collect::<Vec<_>>();
         rosters.reload(&web, APPLY, Time::ZERO).unwrap();
         assert!(rosters.find("api").is_none());
-        assert!(api.pool().snapshot().backends().is_empty(), "it serves nobody any more");
         rosters.forget();
         assert_eq!(names(), ["web", "api"]);
 
@@ -257,9 +256,10 @@ mod tests {
         assert_eq!((names(), active(&api)), (vec!["web".into(), "api".into()], 1));
 
         rosters.reload(&web, APPLY, Time::ZERO).unwrap();
-        drop(claim);
-        chooser.set();
-        rosters.pools().iter().for_each(|pool| drop(pool.collect()));
+        chooser
+            .choose(&Request { client: None, tried: &tried }, Time::ZERO)
+            .expect("a client that was accepted is served");
+        drop((claim, chooser));
         rosters.forget();
         assert_eq!(names(), ["web"]);
         rosters.reload(&both, APPLY, Time::ZERO).unwrap();

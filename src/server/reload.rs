@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 
+use tokio::sync::oneshot;
+
 use crate::config::{Config, Listener};
-use crate::control::reload::{Order, Outcome, Refused};
+use crate::control::reload::{Order, Outcome, Refused, Settled};
 use crate::control::rosters::Mode;
 use crate::engine::handover::HandedOver;
 use crate::engine::listener::ListenError;
@@ -16,7 +18,7 @@ use crate::server::bind::{Bound, Doors, bind_one, options, try_sources};
 use crate::server::capacity::connections_max;
 use crate::server::setup::{Shared, Terms};
 use crate::worker::clock;
-use crate::worker::mailbox::Command;
+use crate::worker::mailbox::{Command, Mailbox};
 
 /// The sockets that follow, in the order of the configuration.
 struct Rebound<'c>(Vec<(&'c Listener, Place)>);
@@ -30,21 +32,21 @@ enum Place {
 impl Fleet {
     /// Does it, and says what has come of it.
     pub(super) fn reload(&mut self, order: Order) {
-        let outcome = match self.is_stopping {
+        let done = match self.is_stopping {
             true => Err(Refused::Stopping),
             false => self.change(*order.config, order.mode),
         };
-        if order.reply.send(outcome).is_err() {
+        if order.reply.send(done).is_err() {
             tracing::debug!("whoever has asked for a reload has gone");
         }
     }
 
-    fn change(&mut self, next: Config, mode: Mode) -> Result<Outcome, Refused> {
+    fn change(&mut self, next: Config, mode: Mode) -> Result<(Outcome, Vec<Settled>), Refused> {
         let differences = self.plan.config.differences(&next);
         let rosters = self.plan.rosters.clone();
         let reload = |next: &Config| Ok::<_, Refused>(rosters.reload(next.pools(), mode, clock::now())?);
         if mode.plan_only {
-            return Ok(Outcome { pools: reload(&next)?, differences });
+            return Ok((Outcome { pools: reload(&next)?, differences }, Vec::new()));
         }
         if !differences.restart.is_empty() {
             return Err(Refused::NeedsRestart(differences.restart));
@@ -55,8 +57,8 @@ impl Fleet {
         match reload(&next) {
             Ok(pools) => {
                 let listeners = self.take_over(rebound, &next);
-                self.apply(next, listeners);
-                Ok(Outcome { differences, pools })
+                let workers = self.apply(next, listeners);
+                Ok((Outcome { differences, pools }, workers))
             }
             Err(refused) => {
                 rebound.undo();
@@ -105,8 +107,8 @@ impl Fleet {
         bound
     }
 
-    /// Makes it what is. Nothing of this can fail.
-    fn apply(&mut self, next: Config, listeners: Vec<Bound>) {
+    /// Makes it what is. Nothing of this can fail. Gives where each worker says that it serves nobody any more as it was.
+    fn apply(&mut self, next: Config, listeners: Vec<Bound>) -> Vec<Settled> {
         let old = std::mem::replace(&mut self.plan.config, next);
         let plan = &mut self.plan;
         let next = &plan.config;
@@ -129,9 +131,12 @@ impl Fleet {
             (self.on_log)(next.log());
         }
         self.control.facts.listeners.set(facts(&self.plan, &self.listeners));
-        for (number, mailbox) in self.plan.mailboxes().enumerate() {
-            mailbox.send(Command::Listeners(self.plan.listeners(number, &self.listeners)));
-        }
+        let tell = |(number, mailbox): (usize, &Mailbox)| {
+            let (reply, settled) = oneshot::channel();
+            mailbox.send(Command::Listeners(self.plan.listeners(number, &self.listeners), reply));
+            settled
+        };
+        self.plan.mailboxes().enumerate().map(tell).collect()
     }
 }
 

@@ -133,6 +133,11 @@ impl Doors {
         self.close_others(&[]);
     }
 
+    /// Whether one that closes may accept somebody yet.
+    pub fn are_closing(&self) -> bool {
+        self.open().any(|door| door.acceptor.is_stopping() && !door.acceptor.is_stopped())
+    }
+
     /// Whether none accepts any more.
     pub fn are_closed(&self) -> bool {
         self.open().all(|door| door.acceptor.is_stopped())
@@ -143,11 +148,9 @@ impl Doors {
         self.open().filter_map(|door| door.acceptor.next_deadline()).min()
     }
 
-    /// Forgets those that are closed and have no session left.
-    pub fn forget(&mut self) {
-        for place in &mut self.all {
-            place.take_if(|door| door.is_over());
-        }
+    /// Forgets those that are closed and have no session left, and gives their numbers.
+    pub fn forget(&mut self) -> impl Iterator<Item = u16> {
+        (0..).zip(&mut self.all).filter_map(|(number, place)| place.take_if(|door| door.is_over()).map(|_| number))
     }
 
     fn open(&self) -> impl Iterator<Item = &Door> {

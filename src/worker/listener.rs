@@ -81,6 +81,11 @@ impl<S> Acceptor<S> {
         self.socket.as_ref()
     }
 
+    /// Whether it is told to stop.
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Whether it has let its socket go.
     pub fn is_stopped(&self) -> bool {
         self.state == State::Stopped

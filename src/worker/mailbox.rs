@@ -22,8 +22,8 @@ pub enum Command {
     Kill(Kill),
     /// The pools have changed: let go of what they were.
     Refresh,
-    /// Serve these listeners, and no others: what is not among them drains.
-    Listeners(Vec<ListenerSetup>),
+    /// Serve these listeners, and no others: what is not among them drains. Answered once nobody is accepted by the others.
+    Listeners(Vec<ListenerSetup>, Reply<()>),
     /// A place for the client that waits under this key.
     Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.

@@ -28,6 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
+use tokio::sync::oneshot::Sender as Reply;
+
 use crate::balance::{Chooser, Taker};
 use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
@@ -74,6 +76,8 @@ pub struct Worker {
     ring: Ring,
     sessions: Sessions<Ring>,
     doors: Doors,
+    /// Who is to be told when the doors that close are closed.
+    changes: Vec<Reply<()>>,
     /// Told to drain: no door opens any more.
     draining: bool,
     number: usize,
@@ -107,8 +111,19 @@ impl Worker {
         }
         let Setup { number, mailbox, pulse, reporter, .. } = setup;
         let doors = Doors::default();
-        let mut worker =
-            Worker { ring, sessions, doors, draining: false, number, reporter, ring_counts, mailbox, pulse, now };
+        let mut worker = Worker {
+            ring,
+            sessions,
+            doors,
+            changes: Vec::new(),
+            draining: false,
+            number,
+            reporter,
+            ring_counts,
+            mailbox,
+            pulse,
+            now,
+        };
         worker.serve(setup.listeners);
         Ok(worker)
     }
@@ -247,7 +262,10 @@ impl Worker {
                 }
                 Command::Kill(kill) => self.sessions.kill_all(&mut self.ring, kill, self.now),
                 Command::Refresh => self.sessions.refresh(),
-                Command::Listeners(list) => self.serve(list),
+                Command::Listeners(list, reply) => {
+                    self.serve(list);
+                    self.changes.push(reply);
+                }
                 Command::Place(key, claim) => self.sessions.place(&mut self.ring, key, claim, self.now),
                 Command::CloseBackends(backends, kill) => {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
@@ -288,7 +306,12 @@ impl Worker {
             }
         }
         if closed {
-            self.doors.forget();
+            self.doors.forget().for_each(|number| self.sessions.end_route(number));
+        }
+        if !self.changes.is_empty() && !self.doors.are_closing() {
+            for reply in self.changes.drain(..) {
+                reply.send(()).unwrap_or_else(|()| tracing::debug!("whoever asked has gone"));
+            }
         }
     }
 

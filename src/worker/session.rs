@@ -169,6 +169,11 @@ impl<E: Engine> Sessions<E> {
         counts
     }
 
+    /// Lets go of the pool of a route whose sessions have all ended, and by which no more will come.
+    pub fn end_route(&mut self, number: u16) {
+        self.context.routes[usize::from(number)].chooser = Chooser::of_nothing();
+    }
+
     /// From now on sessions are told to the access log, which hears of every route that comes after this.
     pub fn log_to(&mut self, log: SessionLog) {
         self.context.log = Some(log);
