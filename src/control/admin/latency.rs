@@ -82,7 +82,7 @@ fn latency(latencies: &Latencies) -> Latency {
 /// Nothing where nothing was counted: a zero would look like a very fast backend.
 fn percentiles(from: &Percentiles) -> Option<wire::Percentiles> {
     let Percentiles { count, mean, p50, p90, p95, p99, p999, max } = *from;
-    (count > 0).then(|| wire::Percentiles {
+    (count > 0).then_some(wire::Percentiles {
         count,
         mean: mean.as_secs_f64(),
         p50: p50.as_secs_f64(),
