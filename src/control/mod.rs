@@ -186,7 +186,7 @@ async fn work(
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
     let mut tasks = JoinSet::new();
     if let Some((listener, (_, facts))) = admin.zip(facts) {
-        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), numbers.clone(), facts);
         tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
         tasks.spawn(admin::expire_leases(rosters.clone()));
     }

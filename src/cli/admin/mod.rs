@@ -1,6 +1,7 @@
 //! The commands that ask a running ringlb over its admin API, and change it.
 
 mod client;
+mod latency;
 mod show;
 mod table;
 
@@ -15,6 +16,7 @@ use crate::control::wire::{self, SOCKET_VARIABLE};
 use crate::limits::{EVENTS_KEPT, SESSIONS_PAGE, WATCH_INTERVAL};
 
 use client::{Client, segment};
+pub use latency::LatencyArgs;
 use show::Look;
 
 /// Which ringlb is asked, and how the answer is shown.

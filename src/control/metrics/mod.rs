@@ -46,7 +46,7 @@ pub struct Sources {
 }
 
 /// The numbers, for the tasks of the control thread. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     shared: Arc<Shared>,
@@ -54,6 +54,7 @@ pub struct Metrics {
     turn: Arc<Semaphore>,
 }
 
+#[derive(Debug)]
 struct Shared {
     sources: Mutex<Sources>,
     rosters: Arc<Rosters>,
@@ -61,6 +62,7 @@ struct Shared {
 }
 
 /// How the configuration was loaded last.
+#[derive(Debug)]
 struct Reloads {
     successful: AtomicBool,
     success_seconds: AtomicU64,
@@ -87,19 +89,18 @@ impl Metrics {
             .await?
     }
 
-    /// The numbers of the pool of that name, with the latencies of a window; `None` where there is none.
+    /// The numbers of these pools, in their order, with the latencies of a window.
     ///
     /// # Errors
     /// Where they could not be added up: a panic, which is logged.
-    pub async fn pool(&self, name: &str, window: Window) -> Result<Option<PoolNumbers>, String> {
-        let Some(pool) = self.shared.rosters.find(name).map(|roster| roster.pool().clone()) else { return Ok(None) };
+    pub async fn of(&self, wanted: Vec<Arc<Pool>>, window: Window) -> Result<Vec<PoolNumbers>, String> {
         let numbers = self.aside(move |shared| {
             let pools = shared.pools();
             let ledger = &mut shared.sources().ledger;
             ledger.update(&pools);
-            ledger.numbers(&pool, window)
+            wanted.iter().map(|pool| ledger.numbers(pool, window)).collect()
         });
-        numbers.await.map(Some)
+        numbers.await
     }
 
     /// Tells the ledger of each minute that is over. Runs for ever.
