@@ -11,10 +11,10 @@ set -eu
 cd "$(dirname "$0")/.."
 
 results=bench/results
-rounds=5 curve_rounds=3 seconds=1 warmup=0.3
+rounds=5 seconds=1 curve_rounds=3 curve_seconds=1.5 warmup=0.3
 while [ $# -gt 0 ]; do
     case $1 in
-        --quick) rounds=1 curve_rounds=1 seconds=0.25 warmup=0.05 ;;
+        --quick) rounds=1 seconds=0.25 curve_rounds=1 curve_seconds=0.5 warmup=0.05 ;;
         --out) results=${2:?"--out takes a directory"} && shift ;;
         *) break ;;
     esac
@@ -80,7 +80,7 @@ done
 for backends in 2 10 30 100 300 1000; do
     curves="${curves}connect:64x64/$backends,"
 done
-compare scale --peers "$peers" --rounds "$curve_rounds" --scenario "${curves%,}" "$@"
+compare scale --peers "$peers" --rounds "$curve_rounds" --seconds "$curve_seconds" --scenario "${curves%,}" "$@"
 
 # How two workers share connections. On two CPUs one of them shares its CPU with the generator.
 compare two-workers --peers "$peers" --workers 2 --rounds "$curve_rounds" \

@@ -66,14 +66,14 @@ impl Contest<'_> {
             let plan = ExchangePlan { connections, size, life, check: true, pace };
             let everyday = ExchangePlan { connections: EVERYDAY_CONNECTIONS.min(connections), ..plan };
             exchange(&mut contest.site, &everyday, proxy.targets(), window, &mut || Ok(Duration::ZERO))?;
-            let before = settled(&in_use)?;
+            let before = settled(in_use)?;
             let mut peak = before;
             let mut meter = || {
                 peak = in_use()?.max(peak);
                 Ok(Duration::ZERO)
             };
             let outcome = exchange(&mut contest.site, &plan, proxy.targets(), window, &mut meter)?;
-            let mut sample = spike_sample(connections, before, peak, settled(&in_use)?, proxied);
+            let mut sample = spike_sample(connections, before, peak, settled(in_use)?, proxied);
             sample.insert(Figure::Failures, outcome.failures as f64);
             sample.insert(Figure::Leftover, outcome.leftover as f64);
             Ok(sample)
