@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use crate::config::{Bind, Checked, Workers};
 use crate::server;
 
-pub use admin::{BackendArgs, DiffArgs, EventsArgs, ReloadArgs, SessionArgs, StatusArgs, Whom};
+pub use admin::{BackendArgs, DiffArgs, EventsArgs, LatencyArgs, ReloadArgs, SessionArgs, StatusArgs, Whom};
 pub use output::Exit;
 
 /// What the person wants, with everything that could be checked without doing it.
@@ -37,6 +37,8 @@ pub enum Command {
     Backend(BackendArgs),
     /// `ringlb session`: the sessions of a running one.
     Session(SessionArgs),
+    /// `ringlb latency`: how long clients of a running one wait.
+    Latency(LatencyArgs),
     /// `ringlb events`: what happens to a running one.
     Events(EventsArgs),
     /// `ringlb reload`: the file of a running one is loaded again.
@@ -80,6 +82,7 @@ fn execute(command: Command) -> Result<(), Exit> {
         Command::Status(args) => args.run(),
         Command::Backend(args) => args.run(),
         Command::Session(args) => args.run(),
+        Command::Latency(args) => args.run(),
         Command::Events(args) => args.run(),
         Command::Reload(args) => args.run(),
         Command::Diff(args) => args.run(),

@@ -85,6 +85,7 @@ impl General {
             admin,
             admin_mode,
             access_log,
+            state_file,
         } = self;
         let live = named([
             ("max_connections", *max_connections != other.max_connections),
@@ -102,6 +103,7 @@ impl General {
             ("admin_mode", *admin_mode != other.admin_mode),
             ("access_log", access_log.target != other.access_log.target),
             ("access_log_start", access_log.start != other.access_log.start),
+            ("state_file", *state_file != other.state_file),
         ]);
         (live, restart)
     }
@@ -268,6 +270,7 @@ mod tests {
             ("admin", "'/run/x.sock'", false),
             ("admin_mode", "'0660'", false),
             ("access_log", "'-'", false),
+            ("state_file", "'/var/lib/ringlb/state'", false),
         ] {
             let next = config(&format!("{key} = {value}\n{PLAIN}"));
             let (settings, restart) = if live { (vec![key], vec![]) } else { (vec![], vec![key]) };

@@ -12,6 +12,7 @@ pub mod probes;
 pub mod reload;
 pub mod roster;
 pub mod rosters;
+pub mod state;
 pub mod wire;
 
 use std::future::pending;
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::files::AccessLog;
+use crate::files::state::StateFile;
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
@@ -77,6 +79,8 @@ pub struct Setup {
     pub numbers: Metrics,
     /// What SIGUSR1 opens again.
     pub access_log: Option<AccessLog>,
+    /// What keeps live edits over a restart.
+    pub state_file: Option<StateFile>,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -177,8 +181,20 @@ async fn work(
     signals: Signals,
     notify: impl Fn(Notice) + Clone + Send + Sync + 'static,
 ) -> String {
-    let Setup { facts, hearer, access_log, numbers, readiness, rosters, resolvers, workers, checks_max, pulse, .. } =
-        setup;
+    let Setup {
+        facts,
+        hearer,
+        access_log,
+        state_file,
+        numbers,
+        readiness,
+        rosters,
+        resolvers,
+        workers,
+        checks_max,
+        pulse,
+        ..
+    } = setup;
     #[cfg(debug_assertions)]
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
@@ -186,7 +202,8 @@ async fn work(
     let reloader = Reloader::new(facts.origin.clone(), rosters.clone(), numbers.clone(), notify.clone());
     let listeners = facts.listeners.clone();
     if let Some(listener) = admin {
-        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), (facts, reloader.clone()));
+        let facts = (facts, reloader.clone());
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), numbers.clone(), facts);
         tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
         tasks.spawn(admin::expire_leases(rosters.clone()));
     }
@@ -197,6 +214,9 @@ async fn work(
     tasks.spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
     tasks.spawn(news::relay(rosters.clone(), hearer));
+    if let Some(file) = state_file {
+        tasks.spawn(state::keep(rosters.clone(), file));
+    }
     tasks.spawn(numbers.clone().keep_minutes());
     tasks.spawn(collect(rosters, listeners, workers, numbers));
     tasks.spawn(signals.deliver(notify, access_log, reloader));

@@ -15,7 +15,7 @@ use super::labels::{Pause, Refusal};
 pub(super) struct ListenerBooks {
     books: Vec<Book>,
     /// Of the pools of listeners that are gone: a pool's sum must not go back.
-    gone: BTreeMap<Arc<str>, [u64; CloseReason::LABELS.len()]>,
+    gone: BTreeMap<Arc<str>, ListenerTotals>,
 }
 
 /// Of a listener while it was served by one pool.
@@ -73,7 +73,17 @@ impl ListenerBooks {
             let cells = book.cells.iter().map(|cells| cells.closed(number));
             book.freed.closed[number] + cells.sum::<u64>()
         });
-        counted.sum::<u64>() + self.gone.get(pool).map_or(0, |closed| closed[number])
+        counted.sum::<u64>() + self.gone.get(pool).map_or(0, |gone| gone.closed[number])
+    }
+
+    /// How long the sessions of a pool's clients lasted that have ended.
+    pub(super) fn sessions(&self, pool: &str) -> Counts {
+        let mut counts = self.gone.get(pool).map_or_else(Counts::new, |gone| gone.session.clone());
+        for book in self.books.iter().filter(|book| *book.pool == *pool) {
+            counts.add(&book.freed.session);
+            book.cells.iter().for_each(|cells| cells.session.add_to(&mut counts));
+        }
+        counts
     }
 
     /// Adds up the blocks that nobody else holds, and frees them; and what was kept of pools that are not among `pools`.
@@ -98,8 +108,7 @@ impl ListenerBooks {
         self.books.retain(|book| {
             let stays = is_there(&book.name) || !book.cells.is_empty();
             if !stays {
-                let closed = gone.entry(book.pool.clone()).or_insert([0; CloseReason::LABELS.len()]);
-                closed.iter_mut().zip(book.freed.closed).for_each(|(sum, closed)| *sum += closed);
+                gone.entry(book.pool.clone()).or_default().add(&book.freed);
             }
             stays
         });
@@ -143,5 +152,46 @@ impl Default for ListenerTotals {
             pauses: [0; Pause::ALL.len()],
             session: Counts::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::balance::settings::PoolSettings;
+    use crate::time::Time;
+
+    #[test]
+    fn what_a_closed_door_has_counted_stays_and_goes_with_its_listener_but_not_from_its_pool() {
+        let pools = [Pool::new(PoolSettings::new("web"), Vec::new(), Time::ZERO).unwrap()];
+        let mut books = ListenerBooks::default();
+        let door = |books: &mut ListenerBooks, sessions: usize| {
+            let cells = Arc::new(ListenerCells::default());
+            books.take("front".into(), "web".into(), cells.clone());
+            for _ in 0..sessions {
+                cells.accepted.add(1);
+                cells.close(CloseReason::NoBackend, Duration::from_secs(1));
+            }
+            cells
+        };
+        let counted = |books: &ListenerBooks| {
+            let totals = books.totals().get("front").map_or(0, |totals| totals.accepted);
+            (totals, books.closed("web", CloseReason::NoBackend), books.sessions("web").total())
+        };
+        let (first, second) = (door(&mut books, 3), door(&mut books, 2));
+        drop(first);
+        books.free_blocks(&pools);
+        assert_eq!((books.books.len(), books.books[0].cells.len()), (1, 1), "one block is freed");
+        assert_eq!(counted(&books), (5, 5, 5));
+        books.forget(|_| false);
+        assert_eq!(counted(&books), (5, 5, 5), "the other door has sessions yet");
+        drop(second);
+        books.free_blocks(&pools);
+        books.forget(|_| false);
+        assert_eq!(counted(&books), (0, 5, 5));
+        books.free_blocks(&[]);
+        assert_eq!(counted(&books), (0, 0, 0));
     }
 }

@@ -13,6 +13,7 @@ mod manager;
 mod reload;
 mod restarts;
 mod setup;
+mod state_file;
 mod thread;
 mod watch;
 
@@ -47,6 +48,7 @@ use error::{interrupted, system};
 use manager::Manager;
 use restarts::Restarts;
 use setup::{Desk, Plan, Shared};
+use state_file::Keeper;
 use thread::{Failure, Notice, notify, spawn};
 
 pub use error::Error;
@@ -84,6 +86,7 @@ struct Fleet {
     /// Told to stop: from now on nothing is reloaded.
     is_stopping: bool,
     on_log: Box<dyn Fn(&LogFilter)>,
+    keeper: Option<Keeper>,
     /// Its file goes with it.
     _admin: Option<AdminSocket>,
 }
@@ -113,6 +116,7 @@ impl Fleet {
         let descriptors = descriptors_max();
         let process = Arc::new(Gate::new(connections_max(&config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
+        let keeper = state_file::open(&config, &rosters)?;
         let (reporter, hearer) = Reporter::new();
         let desks: Result<Vec<Desk>, _> = (0..count).map(|_| Desk::new()).collect();
         let desks = desks.map_err(|errno| system("an eventfd")(errno.into()))?;
@@ -156,6 +160,7 @@ impl Fleet {
             readiness: Readiness::default(),
             rosters,
             access_log,
+            state_file: keeper.as_ref().map(|keeper| keeper.file.clone()),
             resolvers: plan.config.resolvers().to_vec(),
             workers: plan.mailboxes().cloned().collect(),
             checks_max: checks_max(descriptors),
@@ -177,6 +182,7 @@ impl Fleet {
             manager: None,
             is_stopping: false,
             on_log,
+            keeper,
             _admin: admin,
         };
         fleet.start_threads(count)?;
@@ -286,6 +292,9 @@ impl Fleet {
             tracing::warn!(sessions = self.plan.process.active(), "closing the sessions that are left");
             self.tell(|| Command::Kill(Kill::Shutdown));
             self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
+        }
+        if let Some(keeper) = &self.keeper {
+            state_file::finish(keeper, &self.plan.rosters);
         }
         if let Some(log) = &self.plan.access_log {
             access_log::finish(log);

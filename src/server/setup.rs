@@ -116,7 +116,7 @@ impl Plan {
             log: self
                 .access_log
                 .as_ref()
-                .map(|log| SessionLog::new(number, log.queue(), self.config.access_log_start())),
+                .map(|log| SessionLog::new(number, desk.mailbox.life(), log.queue(), self.config.access_log_start())),
         }
     }
 

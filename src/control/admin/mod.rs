@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod edits;
 mod events;
+mod latency;
 mod reload;
 mod sessions;
 pub mod socket;
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::config::Origin;
 use crate::control::Readiness;
 use crate::control::listeners::Listeners;
+use crate::control::metrics::Metrics;
 use crate::control::reload::Reloader;
 use crate::control::roster::Roster;
 use crate::control::rosters::Rosters;
@@ -53,6 +55,7 @@ pub struct Admin {
     rosters: Arc<Rosters>,
     workers: Vec<Mailbox>,
     readiness: Readiness,
+    numbers: Metrics,
     facts: Facts,
     reloader: Reloader,
     /// Tells revisions of this process from those of another.
@@ -99,12 +102,13 @@ impl Admin {
         rosters: Arc<Rosters>,
         workers: Vec<Mailbox>,
         readiness: Readiness,
+        numbers: Metrics,
         (facts, reloader): (Facts, Reloader),
     ) -> Admin {
         let instance = crate::control::due::random() as u32;
         let bodies = Semaphore::new(ADMIN_BODIES_MAX);
         let followers = Arc::new(Semaphore::new(EVENT_CLIENTS_MAX));
-        Admin { rosters, workers, readiness, facts, reloader, instance, bodies, followers }
+        Admin { rosters, workers, readiness, numbers, facts, reloader, instance, bodies, followers }
     }
 
     fn roster(&self, pool: &str) -> Result<Arc<Roster>, Refused> {

@@ -47,7 +47,7 @@ pub struct Sources {
 }
 
 /// The numbers, for the tasks of the control thread. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     shared: Arc<Shared>,
@@ -55,6 +55,7 @@ pub struct Metrics {
     turn: Arc<Semaphore>,
 }
 
+#[derive(Debug)]
 struct Shared {
     sources: Mutex<Sources>,
     rosters: Arc<Rosters>,
@@ -62,6 +63,7 @@ struct Shared {
 }
 
 /// How the configuration was loaded last.
+#[derive(Debug)]
 struct Reloads {
     successful: AtomicBool,
     success_seconds: AtomicU64,
@@ -88,14 +90,16 @@ impl Metrics {
             .await?
     }
 
-    /// The numbers of the pool of that name, with the latencies of a window; `None` where there is none.
+    /// The numbers of these pools, in their order, with the latencies of a window.
     ///
     /// # Errors
     /// Where they could not be added up: a panic, which is logged.
-    pub async fn pool(&self, name: &str, window: Window) -> Result<Option<PoolNumbers>, String> {
-        let Some(pool) = self.shared.rosters.find(name).map(|roster| roster.pool().clone()) else { return Ok(None) };
-        let numbers = self.aside(move |shared| shared.update().ledger.numbers(&pool, window));
-        numbers.await.map(Some)
+    pub async fn of(&self, wanted: Vec<Arc<Pool>>, window: Window) -> Result<Vec<PoolNumbers>, String> {
+        let numbers = self.aside(move |shared| {
+            let sources = shared.update();
+            wanted.iter().map(|pool| sources.ledger.numbers(pool, window)).collect()
+        });
+        numbers.await
     }
 
     /// A reload is over, and whether it has succeeded.
