@@ -344,6 +344,11 @@ impl Which {
 }
 
 impl Whom {
+    /// Whether the answer is to be shown as JSON.
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
     fn client(&self) -> Result<Client, Exit> {
         Client::new(self.admin.as_deref())
     }
