@@ -116,6 +116,7 @@ impl<'c> Fleet<'c> {
             workers: count,
             process: Arc::clone(&process),
             access_log: access_log.clone(),
+            state_file: keeper.as_ref().map(|keeper| keeper.file.clone()),
             listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
         };
         let pipes = pipes_max(descriptors, count);
