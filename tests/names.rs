@@ -8,6 +8,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use serde_json::Value;
+
+use common::api::call;
 use common::backend::{self, Backend};
 use common::net;
 use common::pattern::End;
@@ -180,6 +183,15 @@ fn addresses_come_and_go_with_the_records() {
     held.write_all(b"still here\n").expect("its session lives on");
     assert_eq!(net::read_line(&mut held), "still here");
     drop(held);
+    // Whoever follows the events is told what the log is.
+    let events = call(&ringlb.admin(), "GET", "/v1/events?past=100&follow=false", "").text;
+    // Between the objects stand the lengths of the chunks.
+    let events = events.lines().filter(|line| line.starts_with('{'));
+    let events: Vec<Value> = events.map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let seen = events.iter().filter(|event| event["event"] == "added" || event["event"] == "removed");
+    let seen: Vec<[&str; 2]> =
+        seen.map(|event| ["event", "backend"].map(|name| event[name].as_str().expect("text"))).collect();
+    assert_eq!(seen, [["added", "app/127.0.0.2"], ["added", "app/127.0.0.3"], ["removed", "app/127.0.0.2"]]);
     ringlb.stop();
 }
 
