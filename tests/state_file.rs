@@ -18,6 +18,7 @@ use common::api::call;
 use common::backend::Backend;
 use common::net;
 use common::ringlb::{Config, Ringlb, field, run_file};
+use common::scrape::{Scrape, scrape_until};
 use common::until;
 
 const BACKENDS: &str = "/v1/pools/back/backends";
@@ -349,6 +350,34 @@ fn edits_that_come_fast_go_together_and_the_last_one_counts() {
     let ringlb = config.start();
     assert_eq!(shown(&ringlb)[0].1, 1000);
     ringlb.stop();
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_told_and_counted_and_tried_again() {
+    let state = State::new();
+    let home = state.directory.path().join("home");
+    fs::create_dir(&home).expect("a directory");
+    let file = home.join("state");
+    let config = Config::new(&[]).backend("127.0.0.1:1", "name = \"a\"").process("metrics = \"127.0.0.1:0\"");
+    let ringlb = config.process(&format!("state_file = \"{}\"", file.display())).start();
+    let written = |scrape: &Scrape| (scrape.number("ringlb_state_file_writes_total", &[]) >= 1.0).then_some(());
+    let (scrape, ()) = scrape_until(&ringlb, "the first state is written", written);
+    assert_eq!(scrape.number("ringlb_state_file_write_failures_total", &[]), 0.0);
+    assert_eq!(scrape.number("ringlb_ring_kernel_threads", &[]), 0.0, "files are no data path");
+
+    let away = state.directory.path().join("away");
+    fs::rename(&home, &away).expect("it is moved");
+    weigh(&ringlb, "a", 5);
+    let line = says(&ringlb, "the state file cannot be written");
+    assert!(line.contains("\"ERROR\"") && line.contains("No such file or directory"), "{line}");
+    let failed = |scrape: &Scrape| (scrape.number("ringlb_state_file_write_failures_total", &[]) >= 1.0).then_some(());
+    scrape_until(&ringlb, "the failure is counted", failed);
+    assert_eq!(shown(&ringlb)[0].1, 5, "the edit counts all the same");
+    fs::rename(&away, &home).expect("it is moved back");
+    weigh(&ringlb, "a", 6);
+    says(&ringlb, "the state file is written again");
+    until("the last edit is there", || fs::read_to_string(&file).ok().filter(|text| text.contains("\"weight\":6,")));
+    end(ringlb, Signal::TERM);
 }
 
 /// What a process that was killed while it wrote has left hurts nobody.

@@ -232,6 +232,14 @@ mod tests {
     }
 
     #[test]
+    fn scenarios_that_descriptors_may_not_suffice_for_are_told() {
+        let options = compare(&["--scenario", "idle:449,idle:448,spike:10000,connect:64x64/1000,request:2000x64"]);
+        let comparison = options.comparison(&[0, 1], 1024).expect("the options are valid");
+        let told: Vec<String> = comparison.too_high().map(ToString::to_string).collect();
+        assert_eq!(told, ["idle:449", "request:2000x64"]);
+    }
+
+    #[test]
     fn the_last_word_counts() {
         // Scripts give defaults and append what the person wrote.
         assert_eq!(compare(&["--rounds", "3", "--rounds", "7"]).rounds, 7);

@@ -53,6 +53,13 @@ pub enum CompareError {
 }
 
 impl Comparison {
+    /// Scenarios that hold more connections than the descriptors of one process are sure to allow. A spike is none of
+    /// them: it takes what there is.
+    pub fn too_high(&self) -> impl Iterator<Item = &Scenario> {
+        let fixed = |scenario: &&Scenario| !matches!(scenario.traffic, Traffic::Spike { .. });
+        self.scenarios.iter().filter(fixed).filter(|scenario| scenario.connections() > self.held_max)
+    }
+
     /// Runs all of it. A peer that fails is out of its scenario and says why in the report; the others go on.
     /// Tables go to `out` as they come.
     ///

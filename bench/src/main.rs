@@ -56,6 +56,13 @@ fn compare(options: &Compare) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    for scenario in comparison.too_high() {
+        eprintln!(
+            "{scenario} may fail: {descriptors} files that a process may open are enough for {} connections with both \
+             ends; raise the hard limit (ulimit -Hn)",
+            comparison.held_max
+        );
+    }
     if let Err(error) = interrupt::install() {
         eprintln!("cannot watch for Ctrl-C: {error}");
         return ExitCode::FAILURE;

@@ -35,6 +35,9 @@ const COLOURS: [RGBColor; 7] = [
 /// The points of a latency curve.
 const QUANTILES: [Figure; 5] = [Figure::P50Us, Figure::P90Us, Figure::P99Us, Figure::P999Us, Figure::MaxUs];
 
+/// The moments of a spike.
+const SPIKE: [Figure; 3] = [Figure::UserKibBefore, Figure::UserKibPeak, Figure::UserKibAfter];
+
 /// Why a plot could not be drawn.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot draw {file}: {reason}")]
@@ -45,6 +48,9 @@ pub struct PlotError {
 
 /// Where a plot is drawn.
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws one kind of chart.
+type Draw = fn(&Chart, &Area<'_>) -> Result<(), Box<dyn std::error::Error>>;
 
 /// Figures by group and by series, ready to be drawn.
 #[derive(Debug, PartialEq)]
@@ -95,10 +101,15 @@ pub fn draw(report: &Report, directory: &Path, prefix: &str) -> Result<Vec<Strin
             files.push(save(directory, &format!("{prefix}{}.svg", curve.name()), |root| chart.draw(root))?);
         }
     }
-    for scenario in report.scenarios.iter().filter(|scenario| kind(&scenario.scenario) == "open") {
-        if let Some(chart) = by_quantile(scenario) {
-            let name = scenario.scenario.replace([':', '@'], "-").replace('%', "");
-            files.push(save(directory, &format!("{prefix}{name}.svg"), |root| line_chart(&chart, root))?);
+    for scenario in &report.scenarios {
+        let chart = match kind(&scenario.scenario) {
+            "open" => latency(scenario).map(|chart| (chart, line_chart as Draw)),
+            "spike" => spike(scenario).map(|chart| (chart, bar_chart as Draw)),
+            _ => None,
+        };
+        if let Some((chart, draw)) = chart {
+            let name = scenario.scenario.replace([':', '@', '/'], "-").replace('%', "");
+            files.push(save(directory, &format!("{prefix}{name}.svg"), |root| draw(&chart, root))?);
         }
     }
     Ok(files)
@@ -123,19 +134,33 @@ fn by_scenario(scenarios: Vec<&ScenarioReport>, figure: Figure, title: &str, uni
     Chart { title: title.to_owned(), unit: unit.to_owned(), groups, series: series.collect() }.with_values()
 }
 
-/// A group a quantile of the latency, a series a peer.
-fn by_quantile(scenario: &ScenarioReport) -> Option<Chart> {
+/// Latency at an open pace, by quantile.
+fn latency(scenario: &ScenarioReport) -> Option<Chart> {
+    let title = format!("Latency from the intended send time, {}", scenario.scenario);
+    by_figure(scenario, &QUANTILES, &["p50", "p90", "p99", "p99.9", "max"], title, "µs")
+}
+
+/// Memory around a spike.
+fn spike(scenario: &ScenarioReport) -> Option<Chart> {
+    let title = format!("User memory before, at and after {}", scenario.scenario);
+    by_figure(scenario, &SPIKE, &["before", "peak", "after"], title, "KiB")
+}
+
+/// A group a figure, a series a peer.
+fn by_figure(
+    scenario: &ScenarioReport,
+    figures: &[Figure],
+    groups: &[&str],
+    title: String,
+    unit: &str,
+) -> Option<Chart> {
     let curve = |peer: &PeerReport| {
-        let values = QUANTILES.iter().map(|quantile| peer.figures.get(quantile).map(|measured| measured.spread));
+        let values = figures.iter().map(|figure| peer.figures.get(figure).map(|measured| measured.spread));
         (peer.name.clone(), values.collect())
     };
-    let chart = Chart {
-        title: format!("Latency from the intended send time, {}", scenario.scenario),
-        unit: "µs".to_owned(),
-        groups: ["p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).into(),
-        series: scenario.peers.iter().map(curve).collect(),
-    };
-    chart.with_values()
+    let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+    let series = scenario.peers.iter().map(curve).collect();
+    Chart { title, unit: unit.to_owned(), groups, series }.with_values()
 }
 
 impl Chart {
@@ -280,7 +305,7 @@ mod tests {
         let bars = scenario("bulk-up:1", &[("fast & small", Figure::CpuSecondsPerGigabyte, 0.3)]);
         let chart = by_scenario(vec![&bars], Figure::CpuSecondsPerGigabyte, "Bulk", "s").expect("there is one");
         save(directory.path(), "bars.svg", |root| bar_chart(&chart, root)).expect("it is drawn");
-        let curve = by_quantile(&scenario("open:1x1@70%", &[("a", Figure::P50Us, 20.0)])).expect("there is one");
+        let curve = latency(&scenario("open:1x1@70%", &[("a", Figure::P50Us, 20.0)])).expect("there is one");
         save(directory.path(), "curve.svg", |root| line_chart(&curve, root)).expect("it is drawn");
         let text = std::fs::read_to_string(directory.path().join("bars.svg")).expect("it was written");
         assert!(text.contains("fast &amp; small") && text.contains("bulk-up:1"), "{text}");
@@ -298,5 +323,22 @@ mod tests {
         let (bars, curve) = (text(&files[0]), text(&files[1]));
         assert!(bars.contains("request:10x1KiB") && !bars.contains("request:8000x64"), "{bars}");
         assert!(curve.contains("connections") && curve.contains("8000"), "{curve}");
+    }
+
+    #[test]
+    fn a_spike_is_drawn_by_its_moments() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let moments = [
+            ("a", Figure::UserKibBefore, 10.0),
+            ("a", Figure::UserKibPeak, 90.0),
+            ("a", Figure::UserKibAfter, 11.0),
+            ("direct", Figure::Connections, 40.0),
+        ];
+        let spike = scenario("spike:40/9", &moments);
+        let files = draw(&report(vec![spike]), directory.path(), "").expect("it is drawn");
+        assert_eq!(files, ["spike-40-9.svg"]);
+        let text = std::fs::read_to_string(directory.path().join("spike-40-9.svg")).expect("it was written");
+        assert!(["before", "peak", "after"].iter().all(|moment| text.contains(moment)), "{text}");
+        assert!(!text.contains("direct"), "there is no memory of no proxy: {text}");
     }
 }

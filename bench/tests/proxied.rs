@@ -70,7 +70,8 @@ fn scenarios_look_into_the_proxy_and_become_a_page() {
     }
     let plots: Vec<&str> =
         page.split("](").skip(1).filter_map(|rest| rest.split_once(".svg)")).map(|(name, _)| name).collect();
-    assert_eq!(plots, ["small-request-64-by-connections", "small-connect-4x64-by-backends"], "{page}");
+    let expected = ["small-request-64-by-connections", "small-connect-4x64-by-backends", "small-spike-40"];
+    assert_eq!(plots, expected, "{page}");
     for plot in plots {
         assert!(directory.path().join(format!("{plot}.svg")).exists(), "{plot}");
     }

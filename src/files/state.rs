@@ -88,6 +88,7 @@ struct Shared {
     bell: Notify,
     stop: AtomicBool,
     written: AtomicU64,
+    failures: AtomicU64,
     ended: Mutex<bool>,
     has_ended: Condvar,
 }
@@ -112,6 +113,7 @@ impl StateFile {
             bell: Notify::new(),
             stop: AtomicBool::new(false),
             written: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             ended: Mutex::default(),
             has_ended: Condvar::new(),
         });
@@ -145,6 +147,11 @@ impl StateFile {
     /// How often it was written.
     pub fn written(&self) -> u64 {
         self.shared.written.load(Ordering::Acquire)
+    }
+
+    /// How often that has failed.
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
     }
 
     /// Moves what is there out of the way, for somebody to look at; an earlier one that was moved so is replaced.
@@ -238,6 +245,7 @@ impl Writer {
                 }
             }
             Err(error) => {
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
                 if !mem::replace(&mut self.failing, true) {
                     tracing::error!(
                         %path, %error,
@@ -447,6 +455,6 @@ mod tests {
         assert_eq!(file.set_aside().unwrap(), directory.path().join("state.bad"));
         file.put(|| vec![b' '; STATE_BYTES_MAX as usize + 1]);
         assert!(file.finish(LONG));
-        assert_eq!((file.written(), path.exists()), (0, false));
+        assert_eq!((file.written(), file.failures(), path.exists()), (0, 1, false));
     }
 }

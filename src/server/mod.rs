@@ -134,6 +134,7 @@ impl Fleet {
             workers: count,
             process: Arc::clone(&process),
             access_log: access_log.clone(),
+            state_file: keeper.as_ref().map(|keeper| keeper.file.clone()),
             listeners: facts.listeners.clone(),
         };
         let pipes = pipes_max(descriptors, count);

@@ -20,6 +20,7 @@ use crate::balance::{Pool, Standing};
 use crate::control::listeners::{ListenerFacts, Listeners};
 use crate::control::rosters::Rosters;
 use crate::files::AccessLog;
+use crate::files::state::StateFile;
 use crate::histogram::Counts;
 use crate::limits::LATENCY_TURN;
 use crate::metrics::table::{self, METRICS};
@@ -42,6 +43,8 @@ pub struct Sources {
     pub process: Arc<Gate>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
+    /// The state file, if there is one.
+    pub state_file: Option<StateFile>,
     /// The listeners.
     pub listeners: Arc<Listeners>,
 }
@@ -213,6 +216,9 @@ fn collect_process(families: &mut Families, sources: &Sources, reloads: &Reloads
     let log = sources.access_log.as_ref();
     families.add(&table::ACCESS_LOG_LINES, &[], log.map_or(0, AccessLog::written));
     families.add(&table::ACCESS_LOG_DROPPED, &[], log.map_or(0, AccessLog::dropped));
+    let state = sources.state_file.as_ref();
+    families.add(&table::STATE_WRITES, &[], state.map_or(0, StateFile::written));
+    families.add(&table::STATE_FAILURES, &[], state.map_or(0, StateFile::failures));
 }
 
 fn collect_listeners(families: &mut Families, sources: &Sources) {

@@ -150,7 +150,7 @@ impl Run {
         let mut sessions = Sessions::new(Recorder::new(announcements), kernel.now);
         for number in 0..CHOOSERS {
             let chooser = Chooser::new(pool.clone(), kernel.random.next());
-            sessions.route(number as u16, route(rules.clone(), chooser));
+            sessions.route(number, route(rules.clone(), chooser));
         }
         let mut run = Run {
             flips: BTreeMap::new(),
