@@ -237,6 +237,35 @@ fn a_worker_that_is_down_when_the_process_drains_still_serves_its_queue() {
 }
 
 #[test]
+fn threads_that_are_replaced_after_a_reload_have_the_listeners_of_then() {
+    let backend = Backend::echo();
+    let config = Config::new(&[backend.address()]).one_worker();
+    let Some(faulty) = Faulty::start(&config) else { return };
+    let (ringlb, first) = (&faulty.ringlb, faulty.ringlb.address());
+    let unix = |name: &str| format!("\"unix:{}\"", ringlb.path(name).display());
+    let load = |bind: &str| {
+        let text = config.clone().process("metrics = \"127.0.0.1:0\"").bind(bind).text();
+        std::fs::write(ringlb.path("ringlb.toml"), text).expect("the file is written");
+        call(&ringlb.admin(), "POST", "/v1/reload", "").json(200);
+    };
+    let serves = |name: &str| {
+        let mut client = std::os::unix::net::UnixStream::connect(ringlb.path(name)).expect("it listens");
+        client.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        client.write_all(b"x").and_then(|()| client.read_exact(&mut [0])).expect("it is served");
+    };
+    load(&unix("second"));
+    faulty.plant("0 panic");
+    faulty.wait_for_failures(1);
+    serves("second");
+    assert!(net::try_connect(first).is_err(), "the listener of before does not come back");
+    faulty.plant("control");
+    faulty.wait_for_failures(2);
+    load(&unix("third"));
+    serves("third");
+    assert!(!ringlb.path("second").exists());
+}
+
+#[test]
 fn a_process_whose_threads_fail_again_and_again_ends() {
     let backend = Backend::echo();
     let Some(mut faulty) = Faulty::start(&Config::new(&[backend.address()])) else { return };

@@ -106,6 +106,29 @@ fn the_manager_hears_of_readiness_sessions_and_the_end() {
 }
 
 #[test]
+fn the_manager_hears_of_a_reload_and_of_its_end_whatever_comes_of_it() {
+    let backend = Backend::echo();
+    let (manager, config) = (Manager::new(), Config::new(&[backend.address()]));
+    let mut ringlb = manager.start(&config, &[]);
+    manager.hear_until("READY=1");
+    for text in [config.clone().listener("idle_timeout = \"1m\"").text(), "no configuration".to_owned()] {
+        std::fs::write(ringlb.path("ringlb.toml"), text).expect("the file is written");
+        ringlb.signal(Signal::HUP);
+        let reloading = loop {
+            let heard = manager.hear();
+            assert_ne!(heard[0], "READY=1", "it has yet to begin");
+            if heard[0] == "RELOADING=1" {
+                break heard;
+            }
+        };
+        assert!(reloading.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reloading:?}");
+        manager.hear_until("READY=1");
+    }
+    ringlb.signal(Signal::TERM);
+    assert_eq!(ringlb.wait().code(), Some(0));
+}
+
+#[test]
 fn the_watchdog_is_fed_while_all_threads_turn() {
     let backend = Backend::echo();
     let manager = Manager::new();

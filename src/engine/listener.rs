@@ -330,6 +330,21 @@ mod tests {
     }
 
     #[test]
+    fn what_clients_inherit_can_be_told_otherwise_while_it_listens() {
+        let listener = Listener::bind(&inet("127.0.0.1:0"), &options(2)).unwrap();
+        for keepalive in [None, Some(Duration::from_secs(7))] {
+            listener.retune(&ListenOptions { backlog: 7, keepalive, ..options(2) }).unwrap();
+            for socket in listener.sockets() {
+                assert_eq!(sockopt::socket_keepalive(socket), Ok(keepalive.is_some()));
+                assert!(keepalive.is_none_or(|idle| sockopt::tcp_keepidle(socket) == Ok(idle)));
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let unix = Address::Unix(directory.path().join("socket"));
+        Listener::bind(&unix, &options(2)).unwrap().retune(&options(2)).unwrap();
+    }
+
+    #[test]
     fn workers_share_a_port_that_was_free() {
         for any in ["127.0.0.1:0", "[::1]:0"] {
             let listener = Listener::bind(&inet(any), &options(3)).unwrap();
