@@ -32,6 +32,7 @@ use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::{Completion, Engine, Event, Owner, Role, SocketOptions, host, socket};
 use crate::errno::Errno;
+use crate::limits::VECTORS_KEPT;
 use crate::metrics::{Announced, ListenerCells, Recorder, RingCells};
 use crate::relay::{Kill, Rules};
 use crate::slots::Key;
@@ -178,6 +179,7 @@ impl Worker {
             for completion in completions.drain(..) {
                 woken |= self.handle(completion);
             }
+            completions.shrink_to(8 * VECTORS_KEPT);
             if woken {
                 stopping |= self.hear();
             }
