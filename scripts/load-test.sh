@@ -12,20 +12,7 @@ if ! command -v cargo >/dev/null; then
 fi
 cargo build --release --workspace --bins
 
-peers=ringlb
-# nginx often lies in sbin, which only root has in its path.
-nginx=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v nginx || true)
-haproxy=$(PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v haproxy || true)
-if [ -n "$nginx" ]; then
-    peers=$peers,nginx
-else
-    echo "nginx is missing and left out (Debian, Ubuntu: apt install nginx-light libnginx-mod-stream)" >&2
-fi
-if [ -n "$haproxy" ]; then
-    peers=$peers,haproxy
-else
-    echo "HAProxy is missing and left out (Debian, Ubuntu: apt install haproxy)" >&2
-fi
+. scripts/peers.sh
 
 case " $* " in
     *" --peers "* | *" --peers="*) ;;

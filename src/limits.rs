@@ -501,6 +501,20 @@ pub const ACCESS_LOG_RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// hold it up for ever.
 pub const ACCESS_LOG_END_MAX: Duration = Duration::from_secs(3);
 
+/// Bytes of a state file. A pool of [`BACKENDS_MAX`] backends that were all changed takes some 10 MB. What is larger is not
+/// read, and not written.
+pub const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Time between two writes of the state file, each of which the disk has to confirm. What an edit does counts at once; so
+/// long it may be lost by a crash of the host or a SIGKILL.
+pub const STATE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time between two attempts to write a state file where one has failed.
+pub const STATE_RETRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the state file. A disk that does not answer must not hold it up for ever.
+pub const STATE_END_MAX: Duration = Duration::from_secs(5);
+
 const _: () = assert!(BYTES_UNREPORTED_MAX.is_power_of_two());
 const _: () = assert!(TIMEOUT_MAX.as_nanos() < 1 << HISTOGRAM_NANOS_BITS);
 
@@ -522,6 +536,8 @@ const _: () = assert!(BUFFERS_RESERVE < BUFFERS_MAX);
 const _: () = assert!(CLIENT_SHARDS.is_power_of_two() && SESSION_JITTER > 1);
 const _: () = assert!(PROXY_HEADER_MIN.as_millis() <= PROXY_HEADER_MAX.as_millis());
 const _: () = assert!(PROXY_HEADER_BYTES_MAX <= WATERMARK_LOW_BYTES, "a header is received without a pause");
+const _: () =
+    assert!(STATE_BYTES_MAX >= 4 * CONFIG_BYTES_MAX, "the file's backends and the live ones, both with every key");
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(UNSENT_POLL_MIN.as_millis() < UNSENT_POLL_MAX.as_millis());
 const _: () = assert!(UNSENT_POLL_MAX.as_millis() < RESET_FLUSH_MAX.as_millis());

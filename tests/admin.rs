@@ -411,6 +411,13 @@ fn the_commands_show_and_change_a_running_one() {
     assert_eq!(row("a ")[2..4], ["ready", "7"]);
     assert_eq!(row("b "), ["b", "127.0.0.1:9", "maint", "2", "0", "0", "0", "live"]);
     said(&admin, &["backend", "remove", "back", "b", "--sessions", "kill_after=30s"]);
+    let every =
+        ["--max-fails", "7", "--fail-timeout", "1m", "--slow-start", "30s", "--max-connections", "9", "--backup"];
+    said(&admin, &[&["backend", "add", "back", "127.0.0.1:9", "--name", "c"][..], &every].concat());
+    let added = backend(&ringlb, "c").expect("it was added");
+    let told = ["max_fails", "fail_timeout", "slow_start", "max_connections", "backup"].map(|key| added[key].clone());
+    assert_eq!(told, [json!(7), json!("1m"), json!("30s"), json!(9), json!(true)]);
+    said(&admin, &["backend", "remove", "back", "c"]);
     assert!(!said(&admin, &["backend", "list"]).contains("127.0.0.1:9"));
 
     // What is refused, and whom nobody answers: the reason, and the exit code.

@@ -127,7 +127,7 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&["run", "--listen", ":80", "--policy", "frist"], "did you mean \"first\"?"),
         (&["run", "--workers", "0"], "\"0\" is not a number of workers"),
         (&["demo", "--listen", "x"], "\"x\" is no address"),
-        (&["latency"], "`latency` is not yet served by this version"),
+        (&["diff"], "`diff` is not yet served by this version"),
         (&["check", "--against-running"], "`--against-running` is not yet served by this version"),
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
     ] {

@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use common::api::call;
 use common::backend::Backend;
 use common::procfs::descriptors;
 use common::ringlb::{Config, Ringlb, field};
@@ -144,6 +145,44 @@ fn a_worker_whose_ring_is_unusable_is_replaced_and_the_other_goes_on() {
     a_worker_is_replaced("ring", "its ring is unusable");
 }
 
+/// The successor begins with the first slot anew, and its sessions are not those of before.
+#[test]
+fn the_id_of_a_session_of_a_failed_worker_names_no_other() {
+    let backend = Backend::echo();
+    let Some(faulty) = Faulty::start(&Config::new(&[backend.address()]).one_worker()) else { return };
+    let admin = faulty.ringlb.admin();
+    let ids = |count: usize| -> Vec<String> {
+        let sessions = call(&admin, "GET", "/v1/sessions", "").json(200)["sessions"].clone();
+        let ids: Vec<String> = sessions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|session| session["id"].as_str().expect("an id").to_owned())
+            .collect();
+        assert_eq!(ids.len(), count, "{ids:?}");
+        ids
+    };
+    let before = faulty.connect(3);
+    let old = ids(3);
+    faulty.plant("0 panic");
+    faulty.wait_for_failures(1);
+    assert!(survivors(before).is_empty());
+    let mut after = faulty.connect(3);
+    let new = ids(3);
+    assert!(
+        old.iter().all(|id| id.starts_with("0-")) && new.iter().all(|id| id.starts_with("0.1-")),
+        "{old:?} {new:?}"
+    );
+    let slot = |id: &String| id.split_once('-').map(|(_, slot)| slot.to_owned());
+    assert_eq!(old.iter().filter_map(slot).max(), new.iter().filter_map(slot).max(), "the slots are the same");
+    for id in &old {
+        assert_eq!(call(&admin, "DELETE", &format!("/v1/sessions/{id}"), "").code(404), "no_such_session");
+    }
+    after.iter_mut().for_each(|client| assert_eq!(exchange(client), Ok(())));
+    call(&admin, "DELETE", &format!("/v1/sessions/{}", new[0]), "").json(200);
+    assert_eq!(survivors(after).len(), 2);
+}
+
 #[test]
 fn limits_have_room_again_for_those_who_waited() {
     let backend = Backend::echo();
@@ -208,6 +247,29 @@ fn a_process_whose_threads_fail_again_and_again_ends() {
     let log = faulty.ringlb.log();
     assert!(log.iter().any(|line| line.contains("Restart ringlb and report this")), "why is told at last");
     assert!(log.iter().any(|line| line.contains("\"draining\"")));
+}
+
+#[test]
+fn live_edits_are_kept_by_the_next_control_thread_too() {
+    let backend = Backend::echo();
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("state");
+    let config = Config::new(&[]).backend(backend.address(), "name = \"a\"");
+    let config = config.process(&format!("state_file = \"{}\"", file.display()));
+    let Some(mut faulty) = Faulty::start(&config) else { return };
+    let weigh = |weight: u32| {
+        let (admin, told) = (faulty.ringlb.admin(), format!("{{\"weight\":{weight}}}"));
+        call(&admin, "PATCH", "/v1/pools/back/backends/a", &told).json(200);
+        let kept = format!("\"weight\":{weight},");
+        until("it is kept", || std::fs::read_to_string(&file).ok().filter(|text| text.contains(&kept)));
+    };
+    weigh(7);
+    faulty.plant("control");
+    faulty.wait_for_failures(1);
+    weigh(8);
+    faulty.ringlb.signal(Signal::TERM);
+    assert_eq!(faulty.ringlb.wait().code(), Some(0));
+    assert!(std::fs::read_to_string(&file).is_ok_and(|text| text.contains("\"weight\":8,")));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub enum Command {
     Compare(Box<Compare>),
     /// Draw the plots of a comparison's JSON file
     Plot(Plot),
+    /// Draw all plots and write a page of all tables, and of which targets were met
+    Report(Report),
     /// Start a program pinned; for this program's own use
     #[command(hide = true)]
     Launch(Launch),
@@ -100,6 +102,23 @@ pub struct Plot {
     pub prefix: String,
 }
 
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// What `compare --json` wrote, in the order of the page
+    #[arg(required = true)]
+    pub reports: Vec<PathBuf>,
+    /// Where README.md and the plots go; it must exist
+    #[arg(long, default_value = ".")]
+    pub out: PathBuf,
+    /// The revision of the code that was measured
+    #[arg(long)]
+    pub commit: Option<String>,
+    /// When it was measured
+    #[arg(long)]
+    pub date: Option<String>,
+}
+
 /// Options of `launch`.
 #[derive(Debug, Args)]
 pub struct Launch {
@@ -115,11 +134,11 @@ pub struct Launch {
 }
 
 impl Compare {
-    /// What the options ask for, on a machine where this process may use the CPUs `allowed`.
+    /// What the options ask for, on a machine where this process may use the CPUs `allowed` and so many descriptors.
     ///
     /// # Errors
     /// A peer that nobody knows, or a candidate without a path.
-    pub fn comparison(&self, allowed: &[usize]) -> Result<Comparison, String> {
+    pub fn comparison(&self, allowed: &[usize], descriptors: u64) -> Result<Comparison, String> {
         let mut peers = self.peers.iter().map(|name| self.peer(name)).collect::<Result<Vec<Peer>, String>>()?;
         for candidate in &self.candidate {
             let (name, path) = candidate
@@ -138,6 +157,7 @@ impl Compare {
                 measure: Duration::from_secs_f64(self.seconds),
             },
             machine: Machine::here(allowed.len()),
+            held_max: held_max(descriptors),
             settings: Settings {
                 rounds: self.rounds.into(),
                 seconds: self.seconds,
@@ -162,6 +182,12 @@ impl Compare {
         };
         Ok(Peer { name: name.to_owned(), kind, program })
     }
+}
+
+/// Connections that a process of so many descriptors can hold: two each, also in the generator, which has both ends. An
+/// eighth is left to what proxies keep back for themselves (ringlb: pipes, checks and a reserve).
+fn held_max(descriptors: u64) -> usize {
+    usize::try_from(descriptors - descriptors / 8).unwrap_or(usize::MAX) / 2
 }
 
 /// Seconds that make sense: none of what is measured gets better within hours.
@@ -191,10 +217,26 @@ mod tests {
 
     #[test]
     fn the_proxy_and_the_load_take_different_cpus() {
-        let one = compare(&[]).comparison(&[2, 5, 7]).expect("the defaults are valid");
+        let one = compare(&[]).comparison(&[2, 5, 7], 1024).expect("the defaults are valid");
         assert_eq!((one.settings.proxy_cpus, one.settings.generator_cpu), (vec![2], 7));
-        let two = compare(&["--workers", "2"]).comparison(&[2, 5, 7]).expect("two workers are valid");
+        let two = compare(&["--workers", "2"]).comparison(&[2, 5, 7], 1024).expect("two workers are valid");
         assert_eq!((two.settings.proxy_cpus, two.settings.generator_cpu), (vec![2, 5], 7));
+    }
+
+    #[test]
+    fn a_spike_fits_into_the_descriptors_of_every_process() {
+        let held_max = |descriptors| compare(&[]).comparison(&[0], descriptors).map(|comparison| comparison.held_max);
+        assert_eq!(held_max(20_000), Ok(8750));
+        assert_eq!(held_max(1024), Ok(448));
+        assert!(held_max(u64::MAX).is_ok_and(|held_max| held_max > 1 << 60));
+    }
+
+    #[test]
+    fn scenarios_that_descriptors_may_not_suffice_for_are_told() {
+        let options = compare(&["--scenario", "idle:449,idle:448,spike:10000,connect:64x64/1000,request:2000x64"]);
+        let comparison = options.comparison(&[0, 1], 1024).expect("the options are valid");
+        let told: Vec<String> = comparison.too_high().map(ToString::to_string).collect();
+        assert_eq!(told, ["idle:449", "request:2000x64"]);
     }
 
     #[test]
@@ -205,10 +247,10 @@ mod tests {
 
     #[test]
     fn candidates_are_peers_with_names_of_their_own() {
-        let comparison = compare(&["--peers", "ringlb", "--candidate", "before=/tmp/old"]).comparison(&[0, 1]);
+        let comparison = compare(&["--peers", "ringlb", "--candidate", "before=/tmp/old"]).comparison(&[0, 1], 1024);
         let peers = comparison.expect("it has a path").peers;
         assert_eq!(peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["ringlb", "before"]);
-        assert!(compare(&["--candidate", "before"]).comparison(&[0]).is_err());
-        assert!(compare(&["--peers", "apache"]).comparison(&[0]).is_err());
+        assert!(compare(&["--candidate", "before"]).comparison(&[0], 1024).is_err());
+        assert!(compare(&["--peers", "apache"]).comparison(&[0], 1024).is_err());
     }
 }

@@ -1,17 +1,18 @@
 //! The comparison: every peer in every scenario, rounds interleaved.
 
+mod holding;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::figures::{Figure, InUse, bulk_sample, exchange_sample, idle_sample};
+use crate::figures::{Figure, bulk_sample, exchange_sample};
 use crate::interrupt;
-use crate::load::{BulkPlan, ExchangePlan, Fault, Life, LoadError, Outcome, Pace, Site, Window, bulk, exchange, hold};
+use crate::load::{BulkPlan, ExchangePlan, Fault, Life, LoadError, Outcome, Pace, Site, Window, bulk, exchange};
 use crate::machine::Machine;
 use crate::peers::{Kind, Peer, PeerError, Proxy, Setup};
-use crate::procfs;
 use crate::report::{PeerReport, PeerVersion, Report, ScenarioReport, Settings};
-use crate::scenario::{Rate, Scenario};
+use crate::scenario::{Rate, Scenario, Traffic};
 use crate::stats::{Spread, rotation};
 
 /// Length of the run in which every byte of every peer is compared, before anything is measured.
@@ -31,6 +32,8 @@ pub struct Comparison {
     pub window: Window,
     /// Where.
     pub machine: Machine,
+    /// Connections that the generator and every proxy can hold at a time.
+    pub held_max: usize,
     /// The rest, as it is reported.
     pub settings: Settings,
 }
@@ -50,6 +53,13 @@ pub enum CompareError {
 }
 
 impl Comparison {
+    /// Scenarios that hold more connections than the descriptors of one process are sure to allow. A spike is none of
+    /// them: it takes what there is.
+    pub fn too_high(&self) -> impl Iterator<Item = &Scenario> {
+        let fixed = |scenario: &&Scenario| !matches!(scenario.traffic, Traffic::Spike { .. });
+        self.scenarios.iter().filter(fixed).filter(|scenario| scenario.connections() > self.held_max)
+    }
+
     /// Runs all of it. A peer that fails is out of its scenario and says why in the report; the others go on.
     /// Tables go to `out` as they come.
     ///
@@ -97,13 +107,14 @@ enum RoundError {
     Peer(#[from] PeerError),
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("its memory cannot be read: {0}")]
-    Memory(#[from] std::io::Error),
+    #[error("its state cannot be read: {0}")]
+    State(#[from] std::io::Error),
 }
 
 impl<'a> Contest<'a> {
     fn new(comparison: &'a Comparison, scenario: Scenario) -> Result<Contest<'a>, CompareError> {
-        let site = Site::new(comparison.settings.backends).map_err(CompareError::Site)?;
+        let backends = scenario.backends.unwrap_or(comparison.settings.backends);
+        let site = Site::new(backends).map_err(CompareError::Site)?;
         let entry =
             |peer| Entry { peer, proxy: None, most: 0.0, rounds: BTreeMap::new(), first_failure: None, error: None };
         Ok(Contest { comparison, scenario, site, entries: comparison.peers.iter().map(entry).collect() })
@@ -113,7 +124,7 @@ impl<'a> Contest<'a> {
         for at in 0..self.entries.len() {
             self.attempt(at, "start and check", |contest, at| contest.enter(at))?;
         }
-        if let Scenario::Open { rate: Rate::Percent(_), .. } = self.scenario {
+        if let Traffic::Open { rate: Rate::Percent(_), .. } = self.scenario.traffic {
             self.calibrate()?;
         }
         let rounds = self.comparison.settings.rounds;
@@ -175,36 +186,37 @@ impl<'a> Contest<'a> {
     /// Starts a peer and runs the scenario once with every byte compared. Memory is measured in a fresh process
     /// each round, which is checked then.
     fn enter(&mut self, at: usize) -> Result<(), RoundError> {
-        if matches!(self.scenario, Scenario::Idle { .. }) {
+        if self.begins_afresh() {
             return Ok(());
         }
         self.start(at)?;
         let window = Window { warmup: Duration::ZERO, measure: CHECK_FOR };
-        match self.scenario {
-            Scenario::Exchange { connections, size, life } => {
+        match self.scenario.traffic {
+            Traffic::Exchange { connections, size, life } => {
                 let plan = ExchangePlan { connections, size, life, check: true, pace: Pace::Closed };
                 self.exchange(at, &plan, window)?;
             }
-            Scenario::Open { connections, size, .. } => {
+            Traffic::Open { connections, size, .. } => {
                 let plan = ExchangePlan { connections, size, life: Life::Held, check: true, pace: Pace::Closed };
                 self.exchange(at, &plan, window)?;
             }
-            Scenario::Bulk { flows, direction } => {
+            Traffic::Bulk { flows, direction } => {
                 self.bulk(at, &BulkPlan { flows, direction, check: true }, window)?;
             }
-            Scenario::Idle { .. } => {}
+            Traffic::Idle { .. } | Traffic::Spike { .. } | Traffic::Balance { .. } => {}
         }
         Ok(())
     }
 
     fn start(&mut self, at: usize) -> Result<(), RoundError> {
         let settings = &self.comparison.settings;
+        let connections = self.connections();
         let mut setup = Setup {
             listen: Vec::new(),
             backends: Vec::new(),
-            workers: settings.workers,
+            workers: self.scenario.workers(settings.workers),
             // Those that were just closed may still count when the next ones come.
-            connections: self.scenario.connections() * 5 / 4 + 256,
+            connections: (connections * 5 / 4 + 256).min(self.comparison.held_max.max(connections)),
             tuning: self.scenario.tuning(),
         };
         let entry = &mut self.entries[at];
@@ -215,7 +227,7 @@ impl<'a> Contest<'a> {
 
     /// Finds each peer's most, interleaved like everything.
     fn calibrate(&mut self) -> Result<(), CompareError> {
-        let Scenario::Open { connections, size, .. } = self.scenario else { return Ok(()) };
+        let Traffic::Open { connections, size, .. } = self.scenario.traffic else { return Ok(()) };
         let window = self.comparison.window;
         let mut rates = vec![Vec::new(); self.entries.len()];
         for round in 0..CALIBRATIONS {
@@ -239,12 +251,12 @@ impl<'a> Contest<'a> {
         let check = self.comparison.settings.checked;
         let window = self.comparison.window;
         let proxied = self.entries[at].peer.kind != Kind::Direct;
-        match self.scenario {
-            Scenario::Exchange { connections, size, life } => {
+        match self.scenario.traffic {
+            Traffic::Exchange { connections, size, life } => {
                 let plan = ExchangePlan { connections, size, life, check, pace: Pace::Closed };
                 Ok(exchange_sample(&self.exchange(at, &plan, window)?, proxied))
             }
-            Scenario::Open { connections, size, rate } => {
+            Traffic::Open { connections, size, rate } => {
                 let rate = match rate {
                     Rate::Percent(percent) => self.entries[at].most * percent / 100.0,
                     Rate::PerSecond(rate) => rate,
@@ -256,10 +268,12 @@ impl<'a> Contest<'a> {
                 sample.remove(&Figure::GeneratorBusyPercent);
                 Ok(sample)
             }
-            Scenario::Bulk { flows, direction } => {
+            Traffic::Bulk { flows, direction } => {
                 Ok(bulk_sample(&self.bulk(at, &BulkPlan { flows, direction, check }, window)?, proxied))
             }
-            Scenario::Idle { connections } => self.idle(at, connections, proxied),
+            Traffic::Idle { .. } => self.idle(at, proxied),
+            Traffic::Spike { .. } => self.spike(at, proxied),
+            Traffic::Balance { .. } => self.balance(at),
         }
     }
 
@@ -276,22 +290,6 @@ impl<'a> Contest<'a> {
             Some(proxy) => bulk(&mut self.site, plan, proxy.targets(), window, &mut || proxy.cpu_time()),
             None => Err(LoadError::Interrupted),
         }
-    }
-
-    /// Memory before, with, and after connections, in a process that has held none before.
-    fn idle(&mut self, at: usize, connections: usize, proxied: bool) -> Result<BTreeMap<Figure, f64>, RoundError> {
-        const MESSAGE_BYTES: usize = 64;
-        self.entries[at].proxy = None;
-        self.start(at)?;
-        let Some(proxy) = &self.entries[at].proxy else { return Ok(BTreeMap::new()) };
-        let in_use =
-            || -> std::io::Result<InUse> { Ok(InUse { user: proxy.memory()?, slab_kib: procfs::slab_kib()? }) };
-        let before = in_use()?;
-        let mut held = Ok(InUse::default());
-        hold(&mut self.site, proxy.targets(), connections, MESSAGE_BYTES, &mut || held = in_use())?;
-        let sample = idle_sample(connections, before, held?, in_use()?, proxied);
-        self.entries[at].proxy = None;
-        Ok(sample)
     }
 }
 

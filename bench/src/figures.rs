@@ -39,8 +39,18 @@ pub enum Figure {
     UserKibPerConnection,
     /// The kernel's objects on both sides, proxy's, clients' and backends' sockets together, KiB a connection.
     KernelKibPerConnection,
+    /// Connections that were held: as many as were asked for, or as descriptors allow.
+    Connections,
+    /// What the busiest worker holds, over what each would hold if all held the same.
+    BusiestOverMean,
     /// User memory before the first connection, KiB.
     UserKibBefore,
+    /// User memory with all connections, KiB.
+    UserKibPeak,
+    /// User memory when all connections have gone, KiB.
+    UserKibAfter,
+    /// The same in percent of what it was before the first connection.
+    UserAfterPercent,
     /// User memory that is still held when all connections have gone, KiB more than before.
     UserKibLeft,
     /// Operations that failed.
@@ -69,7 +79,12 @@ impl Figure {
             Figure::GeneratorBusyPercent => "load %",
             Figure::UserKibPerConnection => "user KiB/conn",
             Figure::KernelKibPerConnection => "kernel KiB/conn",
+            Figure::Connections => "held",
+            Figure::BusiestOverMean => "busiest/mean",
             Figure::UserKibBefore => "before KiB",
+            Figure::UserKibPeak => "peak KiB",
+            Figure::UserKibAfter => "after KiB",
+            Figure::UserAfterPercent => "after/before %",
             Figure::UserKibLeft => "left KiB",
             Figure::Failures => "failed",
             Figure::Unfinished => "unfinished",
@@ -138,6 +153,13 @@ pub struct InUse {
     pub slab_kib: u64,
 }
 
+impl InUse {
+    /// User memory, KiB.
+    pub fn user_kib(self) -> f64 {
+        (self.user.anonymous_kib + self.user.shared_kib) as f64
+    }
+}
+
 /// The figures of a round of idle connections.
 pub fn idle_sample(
     connections: usize,
@@ -146,14 +168,35 @@ pub fn idle_sample(
     after: InUse,
     proxied: bool,
 ) -> BTreeMap<Figure, f64> {
-    let user = |moment: InUse| (moment.user.anonymous_kib + moment.user.shared_kib) as f64;
     let each = connections as f64;
     let mut sample = BTreeMap::new();
     sample.insert(Figure::KernelKibPerConnection, (held.slab_kib as f64 - before.slab_kib as f64) / each);
     if proxied {
-        sample.insert(Figure::UserKibPerConnection, (user(held) - user(before)) / each);
-        sample.insert(Figure::UserKibBefore, user(before));
-        sample.insert(Figure::UserKibLeft, user(after) - user(before));
+        sample.insert(Figure::UserKibPerConnection, (held.user_kib() - before.user_kib()) / each);
+        sample.insert(Figure::UserKibBefore, before.user_kib());
+        sample.insert(Figure::UserKibLeft, after.user_kib() - before.user_kib());
+    }
+    sample
+}
+
+/// The figures of a round of a spike: user memory of the proxy, KiB, at three moments.
+pub fn spike_sample(connections: usize, before: f64, peak: f64, after: f64, proxied: bool) -> BTreeMap<Figure, f64> {
+    let mut sample = BTreeMap::from([(Figure::Connections, connections as f64)]);
+    if proxied && before > 0.0 {
+        sample.insert(Figure::UserKibBefore, before);
+        sample.insert(Figure::UserKibPeak, peak);
+        sample.insert(Figure::UserKibAfter, after);
+        sample.insert(Figure::UserAfterPercent, 100.0 * after / before);
+    }
+    sample
+}
+
+/// The figures of a round of held connections, of which each worker has so many; without workers nothing can be told.
+pub fn balance_sample(connections: usize, by_worker: &[u64]) -> BTreeMap<Figure, f64> {
+    let mut sample = BTreeMap::from([(Figure::Connections, connections as f64)]);
+    let total: u64 = by_worker.iter().sum();
+    if let Some(most) = by_worker.iter().max().filter(|_| total > 0) {
+        sample.insert(Figure::BusiestOverMean, *most as f64 * by_worker.len() as f64 / total as f64);
     }
     sample
 }
@@ -169,4 +212,26 @@ fn common_sample(outcome: &Outcome, proxied: bool) -> BTreeMap<Figure, f64> {
     sample.insert(Figure::Unfinished, outcome.unfinished as f64);
     sample.insert(Figure::Leftover, outcome.leftover as f64);
     sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_worker_is_measured_by_the_mean() {
+        let busiest = |by_worker: &[u64]| balance_sample(100, by_worker).get(&Figure::BusiestOverMean).copied();
+        assert_eq!(busiest(&[60, 40]), Some(1.2));
+        assert_eq!(busiest(&[100, 0]), Some(2.0));
+        assert_eq!(busiest(&[25, 25, 25, 25]), Some(1.0));
+        assert_eq!((busiest(&[]), busiest(&[0, 0])), (None, None));
+    }
+
+    #[test]
+    fn what_a_spike_leaves_is_measured_by_what_was_before() {
+        let sample = spike_sample(9000, 800.0, 20_000.0, 1000.0, true);
+        assert_eq!(sample[&Figure::UserAfterPercent], 125.0);
+        assert_eq!(sample[&Figure::Connections], 9000.0);
+        assert_eq!(spike_sample(9000, 0.0, 0.0, 0.0, false).len(), 1, "without a proxy there is no memory of one");
+    }
 }

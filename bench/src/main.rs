@@ -5,6 +5,7 @@
 
 mod args;
 mod compare;
+mod curves;
 mod figures;
 mod interrupt;
 mod load;
@@ -15,6 +16,7 @@ mod procfs;
 mod report;
 mod scenario;
 mod stats;
+mod summary;
 mod table;
 
 use std::io::Write;
@@ -27,6 +29,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use args::{Arguments, Command, Compare, Plot};
 use report::Report;
+use summary::{Part, Summary};
 
 /// Exit code for a command line that cannot be followed.
 const USAGE: u8 = 2;
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Compare(options) => compare(&options),
         Command::Plot(options) => plot(&options),
+        Command::Report(options) => report(&options),
         Command::Launch(launch) => {
             let error = peers::launch(launch.parent, &launch.cpus, &launch.command);
             eprintln!("cannot start {:?}: {error}", launch.command[0]);
@@ -44,18 +48,25 @@ fn main() -> ExitCode {
 }
 
 fn compare(options: &Compare) -> ExitCode {
-    let comparison = match options.comparison(&allowed_cpus()) {
+    let descriptors = raise_descriptor_limit();
+    let comparison = match options.comparison(&allowed_cpus(), descriptors) {
         Ok(comparison) => comparison,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(USAGE);
         }
     };
+    for scenario in comparison.too_high() {
+        eprintln!(
+            "{scenario} may fail: {descriptors} files that a process may open are enough for {} connections with both \
+             ends; raise the hard limit (ulimit -Hn)",
+            comparison.held_max
+        );
+    }
     if let Err(error) = interrupt::install() {
         eprintln!("cannot watch for Ctrl-C: {error}");
         return ExitCode::FAILURE;
     }
-    raise_descriptor_limit();
     let cpu = comparison.settings.generator_cpu;
     if let Err(error) = peers::pin(&[cpu]) {
         eprintln!("cannot run on CPU {cpu}: {error}; choose another one with --cpu");
@@ -103,6 +114,24 @@ fn plot(options: &Plot) -> ExitCode {
     }
 }
 
+fn report(options: &args::Report) -> ExitCode {
+    let parts: Vec<Part> = options.reports.iter().map(|file| Part::read(file)).collect();
+    let mut code = ExitCode::SUCCESS;
+    for error in parts.iter().filter_map(|part| part.report.as_ref().err()) {
+        eprintln!("{error}; the page is written without it");
+        code = ExitCode::FAILURE;
+    }
+    let summary = Summary { parts, commit: options.commit.clone(), date: options.date.clone() };
+    match summary.write(&options.out) {
+        Ok(file) => println!("{}", file.display()),
+        Err(error) => {
+            eprintln!("{error}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
+}
+
 fn write_json(report: &Report, file: &Path) -> std::io::Result<()> {
     let mut text = serde_json::to_string_pretty(report)?;
     text.push('\n');
@@ -114,10 +143,17 @@ fn allowed_cpus() -> Vec<usize> {
     sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()).unwrap_or_default()
 }
 
-/// Takes as many descriptors as are allowed, for itself and for the proxies, which inherit the limit.
-fn raise_descriptor_limit() {
+/// Takes as many descriptors as are allowed, for itself and for the proxies, which inherit the limit, and says how many
+/// that are.
+fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        eprintln!("the limit of open files stays at {:?}: {error}", limit.current);
-    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            eprintln!("the limit of open files stays at {:?}: {error}", limit.current);
+            limit.current
+        }
+    };
+    allowed.unwrap_or(u64::MAX)
 }

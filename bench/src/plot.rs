@@ -1,11 +1,14 @@
 //! Plots of a report, as SVG files.
 
+mod curve;
+
 use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::curves;
 use crate::figures::Figure;
 use crate::report::{PeerReport, Report, ScenarioReport};
 use crate::stats::Spread;
@@ -32,6 +35,9 @@ const COLOURS: [RGBColor; 7] = [
 /// The points of a latency curve.
 const QUANTILES: [Figure; 5] = [Figure::P50Us, Figure::P90Us, Figure::P99Us, Figure::P999Us, Figure::MaxUs];
 
+/// The moments of a spike.
+const SPIKE: [Figure; 3] = [Figure::UserKibBefore, Figure::UserKibPeak, Figure::UserKibAfter];
+
 /// Why a plot could not be drawn.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot draw {file}: {reason}")]
@@ -39,6 +45,12 @@ pub struct PlotError {
     file: String,
     reason: String,
 }
+
+/// Where a plot is drawn.
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws one kind of chart.
+type Draw = fn(&Chart, &Area<'_>) -> Result<(), Box<dyn std::error::Error>>;
 
 /// Figures by group and by series, ready to be drawn.
 #[derive(Debug, PartialEq)]
@@ -54,8 +66,11 @@ struct Chart {
 /// # Errors
 /// A file cannot be written.
 pub fn draw(report: &Report, directory: &Path, prefix: &str) -> Result<Vec<String>, PlotError> {
+    let curves = curves::of(report);
     let cost = |kinds: &[&str], figure: Figure, title: &str, unit: &str| {
-        let scenarios = report.scenarios.iter().filter(|scenario| kinds.contains(&kind(&scenario.scenario)));
+        let single = |name: &str| !curves.iter().any(|curve| curve.contains(name));
+        let wanted = |name: &str| kinds.contains(&kind(name)) && single(name);
+        let scenarios = report.scenarios.iter().filter(|scenario| wanted(&scenario.scenario));
         by_scenario(scenarios.collect(), figure, title, unit)
     };
     let bars = [
@@ -78,13 +93,23 @@ pub fn draw(report: &Report, directory: &Path, prefix: &str) -> Result<Vec<Strin
     let mut files = Vec::new();
     for (name, chart) in bars {
         if let Some(chart) = chart {
-            files.push(save(&chart, directory, &format!("{prefix}{name}.svg"), bar_chart)?);
+            files.push(save(directory, &format!("{prefix}{name}.svg"), |root| bar_chart(&chart, root))?);
         }
     }
-    for scenario in report.scenarios.iter().filter(|scenario| kind(&scenario.scenario) == "open") {
-        if let Some(chart) = by_quantile(scenario) {
-            let name = scenario.scenario.replace([':', '@'], "-").replace('%', "");
-            files.push(save(&chart, directory, &format!("{prefix}{name}.svg"), line_chart)?);
+    for curve in &curves {
+        if let Some(chart) = curve::Chart::of(curve) {
+            files.push(save(directory, &format!("{prefix}{}.svg", curve.name()), |root| chart.draw(root))?);
+        }
+    }
+    for scenario in &report.scenarios {
+        let chart = match kind(&scenario.scenario) {
+            "open" => latency(scenario).map(|chart| (chart, line_chart as Draw)),
+            "spike" => spike(scenario).map(|chart| (chart, bar_chart as Draw)),
+            _ => None,
+        };
+        if let Some((chart, draw)) = chart {
+            let name = scenario.scenario.replace([':', '@', '/'], "-").replace('%', "");
+            files.push(save(directory, &format!("{prefix}{name}.svg"), |root| draw(&chart, root))?);
         }
     }
     Ok(files)
@@ -109,19 +134,33 @@ fn by_scenario(scenarios: Vec<&ScenarioReport>, figure: Figure, title: &str, uni
     Chart { title: title.to_owned(), unit: unit.to_owned(), groups, series: series.collect() }.with_values()
 }
 
-/// A group a quantile of the latency, a series a peer.
-fn by_quantile(scenario: &ScenarioReport) -> Option<Chart> {
+/// Latency at an open pace, by quantile.
+fn latency(scenario: &ScenarioReport) -> Option<Chart> {
+    let title = format!("Latency from the intended send time, {}", scenario.scenario);
+    by_figure(scenario, &QUANTILES, &["p50", "p90", "p99", "p99.9", "max"], title, "µs")
+}
+
+/// Memory around a spike.
+fn spike(scenario: &ScenarioReport) -> Option<Chart> {
+    let title = format!("User memory before, at and after {}", scenario.scenario);
+    by_figure(scenario, &SPIKE, &["before", "peak", "after"], title, "KiB")
+}
+
+/// A group a figure, a series a peer.
+fn by_figure(
+    scenario: &ScenarioReport,
+    figures: &[Figure],
+    groups: &[&str],
+    title: String,
+    unit: &str,
+) -> Option<Chart> {
     let curve = |peer: &PeerReport| {
-        let values = QUANTILES.iter().map(|quantile| peer.figures.get(quantile).map(|measured| measured.spread));
+        let values = figures.iter().map(|figure| peer.figures.get(figure).map(|measured| measured.spread));
         (peer.name.clone(), values.collect())
     };
-    let chart = Chart {
-        title: format!("Latency from the intended send time, {}", scenario.scenario),
-        unit: "µs".to_owned(),
-        groups: ["p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).into(),
-        series: scenario.peers.iter().map(curve).collect(),
-    };
-    chart.with_values()
+    let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+    let series = scenario.peers.iter().map(curve).collect();
+    Chart { title, unit: unit.to_owned(), groups, series }.with_values()
 }
 
 impl Chart {
@@ -138,20 +177,19 @@ impl Chart {
 }
 
 fn save(
-    chart: &Chart,
     directory: &Path,
     name: &str,
-    draw: impl Fn(&Chart, &DrawingArea<SVGBackend, Shift>) -> Result<(), Box<dyn std::error::Error>>,
+    draw: impl Fn(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<String, PlotError> {
     let file = directory.join(name);
     let root = SVGBackend::new(&file, (WIDTH, HEIGHT)).into_drawing_area();
-    let drawn = draw(chart, &root).and_then(|()| Ok(root.present()?));
+    let drawn = draw(&root).and_then(|()| Ok(root.present()?));
     drawn.map_err(|error| PlotError { file: file.display().to_string(), reason: error.to_string() })?;
     Ok(name.to_owned())
 }
 
 /// Bars from zero, with a line from the lowest to the highest round.
-fn bar_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<(), Box<dyn std::error::Error>> {
+fn bar_chart(chart: &Chart, root: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
     root.fill(&WHITE)?;
     let (_, high) = chart.ends();
     let mut area = ChartBuilder::on(root)
@@ -181,11 +219,11 @@ fn bar_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<(),
     }
     let names = chart.groups.iter().enumerate();
     let names = names.map(|(group, name)| (area.plotting_area().map_coordinate(&(group as f64 + 0.5, 0.0)), name));
-    annotate(root, names, chart)
+    annotate(root, names, chart.series.iter().map(|(name, _)| name))
 }
 
 /// A line a series over a logarithmic axis.
-fn line_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<(), Box<dyn std::error::Error>> {
+fn line_chart(chart: &Chart, root: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
     root.fill(&WHITE)?;
     let (low, high) = chart.ends();
     let low = low.max(0.1) * 0.8;
@@ -217,14 +255,14 @@ fn line_chart(chart: &Chart, root: &DrawingArea<SVGBackend, Shift>) -> Result<()
     }
     let names = chart.groups.iter().enumerate();
     let names = names.map(|(group, name)| (area.plotting_area().map_coordinate(&(group as f64 + 0.5, low)), name));
-    annotate(root, names, chart)
+    annotate(root, names, chart.series.iter().map(|(name, _)| name))
 }
 
 /// The groups' names below the axis and the series' above the plot.
 fn annotate<'a>(
-    root: &DrawingArea<SVGBackend, Shift>,
+    root: &Area<'_>,
     names: impl Iterator<Item = ((i32, i32), &'a String)>,
-    chart: &Chart,
+    series: impl Iterator<Item = &'a String>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let style = TextStyle::from((FONT, 16)).color(&BLACK);
     let centred = style.pos(Pos::new(HPos::Center, VPos::Top));
@@ -232,7 +270,7 @@ fn annotate<'a>(
         root.draw(&Text::new(name.clone(), (x, y + 8), centred.clone()))?;
     }
     let mut x = 80;
-    for (place, (name, _)) in chart.series.iter().enumerate() {
+    for (place, name) in series.enumerate() {
         root.draw(&Rectangle::new([(x, 10), (x + 12, 22)], colour(place).filled()))?;
         root.draw(&Text::new(name.clone(), (x + 17, 10), TextStyle::from((FONT, 16)).color(&BLACK)))?;
         x += 40 + 8 * i32::try_from(name.len())?;
@@ -246,16 +284,8 @@ fn colour(place: usize) -> RGBColor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    fn scenario(name: &str, figures: &[(&str, Figure, f64)]) -> ScenarioReport {
-        let peer = |(name, figure, value): &(&str, Figure, f64)| {
-            PeerReport::new((*name).to_owned(), BTreeMap::from([(*figure, vec![*value, value * 1.1])]), None)
-        };
-        ScenarioReport { scenario: name.to_owned(), peers: figures.iter().map(peer).collect() }
-    }
+    use crate::report::samples::{report, scenario};
 
     #[test]
     fn a_peer_without_the_figure_has_no_series() {
@@ -274,11 +304,41 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let bars = scenario("bulk-up:1", &[("fast & small", Figure::CpuSecondsPerGigabyte, 0.3)]);
         let chart = by_scenario(vec![&bars], Figure::CpuSecondsPerGigabyte, "Bulk", "s").expect("there is one");
-        save(&chart, directory.path(), "bars.svg", bar_chart).expect("it is drawn");
-        let curve = by_quantile(&scenario("open:1x1@70%", &[("a", Figure::P50Us, 20.0)])).expect("there is one");
-        save(&curve, directory.path(), "curve.svg", line_chart).expect("it is drawn");
+        save(directory.path(), "bars.svg", |root| bar_chart(&chart, root)).expect("it is drawn");
+        let curve = latency(&scenario("open:1x1@70%", &[("a", Figure::P50Us, 20.0)])).expect("there is one");
+        save(directory.path(), "curve.svg", |root| line_chart(&curve, root)).expect("it is drawn");
         let text = std::fs::read_to_string(directory.path().join("bars.svg")).expect("it was written");
         assert!(text.contains("fast &amp; small") && text.contains("bulk-up:1"), "{text}");
         assert!(std::fs::read_to_string(directory.path().join("curve.svg")).expect("written").contains("p99.9"));
+    }
+
+    #[test]
+    fn what_belongs_to_a_curve_is_drawn_as_one() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let cpu = |name: &str| scenario(name, &[("ringlb", Figure::CpuUsPerOperation, 9.0)]);
+        let names = ["request:10x64", "request:100x64", "request:1000x64", "request:8000x64", "request:10x1KiB"];
+        let files = draw(&report(names.map(cpu).into()), directory.path(), "all-").expect("they are drawn");
+        assert_eq!(files, ["all-request.svg", "all-request-64-by-connections.svg"]);
+        let text = |file: &str| std::fs::read_to_string(directory.path().join(file)).expect("it was written");
+        let (bars, curve) = (text(&files[0]), text(&files[1]));
+        assert!(bars.contains("request:10x1KiB") && !bars.contains("request:8000x64"), "{bars}");
+        assert!(curve.contains("connections") && curve.contains("8000"), "{curve}");
+    }
+
+    #[test]
+    fn a_spike_is_drawn_by_its_moments() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let moments = [
+            ("a", Figure::UserKibBefore, 10.0),
+            ("a", Figure::UserKibPeak, 90.0),
+            ("a", Figure::UserKibAfter, 11.0),
+            ("direct", Figure::Connections, 40.0),
+        ];
+        let spike = scenario("spike:40/9", &moments);
+        let files = draw(&report(vec![spike]), directory.path(), "").expect("it is drawn");
+        assert_eq!(files, ["spike-40-9.svg"]);
+        let text = std::fs::read_to_string(directory.path().join("spike-40-9.svg")).expect("it was written");
+        assert!(["before", "peak", "after"].iter().all(|moment| text.contains(moment)), "{text}");
+        assert!(!text.contains("direct"), "there is no memory of no proxy: {text}");
     }
 }

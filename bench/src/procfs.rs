@@ -52,6 +52,20 @@ pub fn memory(processes: &[Pid]) -> io::Result<Memory> {
     Ok(total)
 }
 
+/// Sockets that a process has open.
+///
+/// # Errors
+/// The process is gone, or another user's.
+pub fn sockets(process: Pid) -> io::Result<u64> {
+    let mut count = 0;
+    for descriptor in fs::read_dir(format!("/proc/{}/fd", process.as_raw_pid()))? {
+        // One that was closed since the listing is none.
+        let target = fs::read_link(descriptor?.path()).unwrap_or_default();
+        count += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+    }
+    Ok(count)
+}
+
 /// Memory of the kernel's own objects, of the whole machine, in kibibytes.
 ///
 /// # Errors
@@ -116,6 +130,17 @@ mod tests {
             sum = sum.wrapping_mul(31).wrapping_add(std::hint::black_box(7));
         }
         assert!(memory(&me).expect("this process runs").anonymous_kib > 0, "{sum}");
+    }
+
+    #[test]
+    fn open_sockets_are_counted_and_closed_ones_are_not() {
+        let me = rustix::process::getpid();
+        // Other tests open and close some meanwhile: ours are so many that they show.
+        let open: Vec<_> = (0..200).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port")).collect();
+        let with = sockets(me).expect("this process runs");
+        drop(open);
+        let without = sockets(me).expect("this process runs");
+        assert!(with >= without + 100, "{with} with 200 sockets more, {without} without");
     }
 
     #[test]

@@ -175,6 +175,47 @@ impl ScenarioReport {
     }
 }
 
+/// Reports for the tests of those who read them.
+#[cfg(test)]
+pub mod samples {
+    use super::*;
+
+    /// A scenario with some figures of some peers, the same in two rounds, in relation to nginx.
+    pub fn scenario(name: &str, figures: &[(&str, Figure, f64)]) -> ScenarioReport {
+        let mut peers: Vec<PeerReport> = Vec::new();
+        for (name, figure, value) in figures {
+            let measured = PeerReport::new(String::new(), BTreeMap::from([(*figure, vec![*value; 2])]), None).figures;
+            match peers.iter_mut().find(|peer| peer.name == *name) {
+                Some(peer) => peer.figures.extend(measured),
+                None => {
+                    let (name, to_baseline) = ((*name).to_owned(), BTreeMap::new());
+                    peers.push(PeerReport { name, figures: measured, to_baseline, error: None });
+                }
+            }
+        }
+        let mut report = ScenarioReport { scenario: name.to_owned(), peers };
+        report.relate("nginx");
+        report
+    }
+
+    /// A report of some scenarios.
+    pub fn report(scenarios: Vec<ScenarioReport>) -> Report {
+        let settings = Settings {
+            rounds: 2,
+            seconds: 1.0,
+            warmup_seconds: 0.25,
+            workers: 1,
+            backends: 4,
+            proxy_cpus: vec![0],
+            generator_cpu: 1,
+            checked: false,
+            baseline: "nginx".to_owned(),
+        };
+        let version = |name: &str| PeerVersion { name: name.to_owned(), version: format!("{name} 1.2.3") };
+        Report { machine: Machine::here(2), settings, peers: ["ringlb", "nginx"].map(version).into(), scenarios }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,11 +9,21 @@ use crate::peers::Tuning;
 /// How the words of [`Scenario`] are built; for error messages and `--help`.
 pub const GRAMMAR: &str = "request:CONNECTIONSxBYTES, connect:CONNECTIONSxBYTES (the client closes), \
     connect-server:CONNECTIONSxBYTES (the backend closes), open:CONNECTIONSxBYTES@PERCENT% (of the peer's own most) \
-    or @RATE (a second), bulk-up:FLOWS, bulk-down:FLOWS, bulk-both:FLOWS, idle:CONNECTIONS; BYTES may end in KiB";
+    or @RATE (a second), bulk-up:FLOWS, bulk-down:FLOWS, bulk-both:FLOWS, idle:CONNECTIONS, spike:CONNECTIONS, \
+    balance:CONNECTIONS; BYTES may end in KiB, and each scenario in /BACKENDS (instead of --backends)";
 
 /// One thing to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scenario {
+pub struct Scenario {
+    /// What goes through the proxy.
+    pub traffic: Traffic,
+    /// Backends behind it; as many as elsewhere, if absent.
+    pub backends: Option<usize>,
+}
+
+/// What goes through the proxy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Traffic {
     /// Requests and answers in a closed loop.
     Exchange {
         /// Clients.
@@ -44,6 +54,16 @@ pub enum Scenario {
         /// Connections.
         connections: usize,
     },
+    /// Memory before, with and after many connections at work.
+    Spike {
+        /// Connections.
+        connections: usize,
+    },
+    /// How held connections are spread over the workers.
+    Balance {
+        /// Connections.
+        connections: usize,
+    },
 }
 
 /// The rate of an open loop.
@@ -58,36 +78,50 @@ pub enum Rate {
 impl Scenario {
     /// Client connections at a time.
     pub fn connections(&self) -> usize {
-        match self {
-            Scenario::Exchange { connections, .. }
-            | Scenario::Open { connections, .. }
-            | Scenario::Idle { connections }
-            | Scenario::Bulk { flows: connections, .. } => *connections,
+        match self.traffic {
+            Traffic::Exchange { connections, .. }
+            | Traffic::Open { connections, .. }
+            | Traffic::Idle { connections }
+            | Traffic::Spike { connections }
+            | Traffic::Balance { connections }
+            | Traffic::Bulk { flows: connections, .. } => connections,
         }
     }
 
     /// Addresses a proxy listens on: several where each request uses up a port for some time.
     pub fn listeners(&self) -> usize {
-        match self {
-            Scenario::Exchange { life: Life::ClientCloses | Life::ServerCloses, .. } => 4,
+        match self.traffic {
+            Traffic::Exchange { life: Life::ClientCloses | Life::ServerCloses, .. } => 4,
             _ => 1,
         }
     }
 
+    /// Workers of a proxy, of which `wanted` are asked for: spreading takes two.
+    pub fn workers(&self, wanted: usize) -> usize {
+        if matches!(self.traffic, Traffic::Balance { .. }) { wanted.max(2) } else { wanted }
+    }
+
     /// What peers' buffers are set for.
     pub fn tuning(&self) -> Tuning {
-        match self {
-            Scenario::Exchange { .. } | Scenario::Open { .. } => Tuning::Messages,
-            Scenario::Bulk { .. } => Tuning::Bulk,
-            Scenario::Idle { .. } => Tuning::Memory,
+        match self.traffic {
+            Traffic::Exchange { .. } | Traffic::Open { .. } | Traffic::Spike { .. } => Tuning::Messages,
+            Traffic::Bulk { .. } => Tuning::Bulk,
+            Traffic::Idle { .. } | Traffic::Balance { .. } => Tuning::Memory,
         }
     }
 }
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.traffic)?;
+        self.backends.map_or(Ok(()), |backends| write!(f, "/{backends}"))
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Scenario::Exchange { connections, size, life } => {
+            Traffic::Exchange { connections, size, life } => {
                 let name = match life {
                     Life::Held => "request",
                     Life::ClientCloses => "connect",
@@ -95,11 +129,11 @@ impl fmt::Display for Scenario {
                 };
                 write!(f, "{name}:{connections}x{}", Bytes(*size))
             }
-            Scenario::Open { connections, size, rate } => match rate {
+            Traffic::Open { connections, size, rate } => match rate {
                 Rate::Percent(percent) => write!(f, "open:{connections}x{}@{percent}%", Bytes(*size)),
                 Rate::PerSecond(rate) => write!(f, "open:{connections}x{}@{rate}", Bytes(*size)),
             },
-            Scenario::Bulk { flows, direction } => {
+            Traffic::Bulk { flows, direction } => {
                 let name = match direction {
                     Direction::Up => "bulk-up",
                     Direction::Down => "bulk-down",
@@ -107,7 +141,9 @@ impl fmt::Display for Scenario {
                 };
                 write!(f, "{name}:{flows}")
             }
-            Scenario::Idle { connections } => write!(f, "idle:{connections}"),
+            Traffic::Idle { connections } => write!(f, "idle:{connections}"),
+            Traffic::Spike { connections } => write!(f, "spike:{connections}"),
+            Traffic::Balance { connections } => write!(f, "balance:{connections}"),
         }
     }
 }
@@ -117,31 +153,39 @@ impl FromStr for Scenario {
 
     fn from_str(text: &str) -> Result<Scenario, String> {
         let wrong = || format!("{text:?} is not a scenario; write {GRAMMAR}");
-        let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-        let exchange = |life| {
-            let (connections, size) = pair(rest).ok_or_else(wrong)?;
-            Ok(Scenario::Exchange { connections, size, life })
+        let (traffic, backends) = match text.split_once('/') {
+            Some((traffic, backends)) => (traffic, Some(backends)),
+            None => (text, None),
         };
-        let bulk = |direction| Ok(Scenario::Bulk { flows: number(rest, 4).ok_or_else(wrong)?, direction });
-        match name {
-            "request" => exchange(Life::Held),
-            "connect" => exchange(Life::ClientCloses),
-            "connect-server" => exchange(Life::ServerCloses),
-            "open" => {
-                let (shape, rate) = rest.split_once('@').unwrap_or((rest, "70%"));
-                let (connections, size) = pair(shape).ok_or_else(wrong)?;
-                let rate = match rate.strip_suffix('%') {
-                    Some(percent) => Rate::Percent(positive(percent).ok_or_else(wrong)?),
-                    None => Rate::PerSecond(positive(rate).ok_or_else(wrong)?),
-                };
-                Ok(Scenario::Open { connections, size, rate })
-            }
-            "bulk-up" => bulk(Direction::Up),
-            "bulk-down" => bulk(Direction::Down),
-            "bulk-both" => bulk(Direction::Both),
-            "idle" => Ok(Scenario::Idle { connections: number(rest, 1000).ok_or_else(wrong)? }),
-            _ => Err(wrong()),
+        let backends = backends.map(|backends| number(backends, 0).ok_or_else(wrong)).transpose()?;
+        Ok(Scenario { traffic: traffic_of(traffic).ok_or_else(wrong)?, backends })
+    }
+}
+
+fn traffic_of(text: &str) -> Option<Traffic> {
+    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
+    let exchange = |life| pair(rest).map(|(connections, size)| Traffic::Exchange { connections, size, life });
+    let bulk = |direction| number(rest, 4).map(|flows| Traffic::Bulk { flows, direction });
+    match name {
+        "request" => exchange(Life::Held),
+        "connect" => exchange(Life::ClientCloses),
+        "connect-server" => exchange(Life::ServerCloses),
+        "open" => {
+            let (shape, rate) = rest.split_once('@').unwrap_or((rest, "70%"));
+            let (connections, size) = pair(shape)?;
+            let rate = match rate.strip_suffix('%') {
+                Some(percent) => Rate::Percent(positive(percent)?),
+                None => Rate::PerSecond(positive(rate)?),
+            };
+            Some(Traffic::Open { connections, size, rate })
         }
+        "bulk-up" => bulk(Direction::Up),
+        "bulk-down" => bulk(Direction::Down),
+        "bulk-both" => bulk(Direction::Both),
+        "idle" => Some(Traffic::Idle { connections: number(rest, 1000)? }),
+        "spike" => Some(Traffic::Spike { connections: number(rest, 1000)? }),
+        "balance" => Some(Traffic::Balance { connections: number(rest, 1000)? }),
+        _ => None,
     }
 }
 
@@ -195,6 +239,10 @@ mod tests {
             "bulk-down:64",
             "bulk-both:1",
             "idle:5000",
+            "spike:10000",
+            "balance:8000",
+            "connect:64x64/1000",
+            "request:10x64/2",
         ] {
             let scenario: Scenario = text.parse().expect(text);
             assert_eq!(scenario.to_string(), text);
@@ -222,6 +270,11 @@ mod tests {
             "open:1x1@nan",
             "bulk-up:0",
             "idle:x",
+            "spike:0",
+            "request:1x64/",
+            "request:1x64/0",
+            "request:1x64/2/3",
+            "/2",
         ] {
             let error = text.parse::<Scenario>().expect_err(text);
             assert!(error.contains("bulk-both:FLOWS"), "{error}");

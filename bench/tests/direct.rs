@@ -39,12 +39,14 @@ fn a_short_comparison_of_nothing_with_itself() {
 }
 
 #[test]
-fn a_peer_that_is_not_there_is_named_with_what_to_do() {
+fn a_peer_that_is_not_there_is_named_with_what_to_do_and_the_others_go_on() {
     let output = Command::new(env!("CARGO_BIN_EXE_ringlb-bench"))
-        .args(["compare", "--peers", "haproxy", "--haproxy", "/nonexistent/haproxy", "--scenario", "request:1x64"])
+        .args(["compare", "--peers", "haproxy,direct", "--haproxy", "/nonexistent/haproxy"])
+        .args(["--scenario", "request:1x64", "--rounds", "1", "--seconds", "0.05", "--warmup", "0"])
         .output()
         .expect("the program starts");
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("/nonexistent/haproxy") && text.contains("--haproxy"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("direct  ")), "{text}");
 }

@@ -8,14 +8,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::balance::settings::Policy;
-use crate::cli::admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
+use crate::cli::admin::{BackendArgs, EventsArgs, LatencyArgs, SessionArgs, StatusArgs};
 use crate::cli::{Command, Exit};
 use crate::config::{
     Admin, Bind, Config, DEFAULT_FILE, Error, FlagBackend, Flags, Overrides, Problem, Workers, notation, value,
 };
 
 /// Commands and options that are known and not yet served.
-const LATER: &[&str] = &["latency", "reload", "diff", "--against-running"];
+const LATER: &[&str] = &["reload", "diff", "--against-running"];
 
 /// A Layer-4 TCP load balancer on io_uring
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ enum Verb {
     Backend(BackendArgs),
     /// List and end the sessions of a running ringlb
     Session(SessionArgs),
+    /// Show how long clients of a running ringlb wait, as percentiles
+    Latency(LatencyArgs),
     /// Show what has happened to a running ringlb: ejections, checks, changes
     Events(EventsArgs),
     /// Print the completions for a shell
@@ -101,6 +103,7 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         Verb::Status(args) => Ok(Command::Status(args)),
         Verb::Backend(args) => Ok(Command::Backend(args)),
         Verb::Session(args) => Ok(Command::Session(args)),
+        Verb::Latency(args) => Ok(Command::Latency(args)),
         Verb::Events(args) => Ok(Command::Events(args)),
         Verb::Completions { shell } => Ok(Command::Text(completions(shell))),
         Verb::Man => manual().map(Command::Text),

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use crate::config::{Bind, Checked, Workers};
 use crate::server;
 
-pub use admin::{BackendArgs, EventsArgs, SessionArgs, StatusArgs};
+pub use admin::{BackendArgs, EventsArgs, LatencyArgs, SessionArgs, StatusArgs};
 pub use output::Exit;
 
 /// What the person wants, with everything that could be checked without doing it.
@@ -35,6 +35,8 @@ pub enum Command {
     Backend(BackendArgs),
     /// `ringlb session`: the sessions of a running one.
     Session(SessionArgs),
+    /// `ringlb latency`: how long clients of a running one wait.
+    Latency(LatencyArgs),
     /// `ringlb events`: what happens to a running one.
     Events(EventsArgs),
     /// `ringlb completions` and `ringlb man`: a text about the commands.
@@ -74,6 +76,7 @@ fn execute(command: Command) -> Result<(), Exit> {
         Command::Status(args) => args.run(),
         Command::Backend(args) => args.run(),
         Command::Session(args) => args.run(),
+        Command::Latency(args) => args.run(),
         Command::Events(args) => args.run(),
         Command::Text(text) => output::print(&text),
         Command::Demo { listen, workers } => demo::run(listen, workers),

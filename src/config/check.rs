@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -20,7 +21,8 @@ use crate::config::notation::quoted;
 use crate::config::queue;
 use crate::config::relations::{BackendParts, ListenerParts, Placed, PoolParts, Relations};
 use crate::config::{
-    AcceptRate, AccessLog, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, trusted, value,
+    AcceptRate, AccessLog, Admin, Bind, Config, General, Listener, Overrides, Pool, notation, source, state, trusted,
+    value,
 };
 use crate::limits::{
     ACCEPT_BURST_MAX, ACCEPT_RATE_MAX, BACKEND_SERIES_MAX, BACKLOG_MAX, CHECK_INTERVAL_MIN, CHECKS_MAX,
@@ -73,6 +75,8 @@ fn general(
     let admin = reader.optional("admin", |value| value::admin(value::text(value)?));
     let admin_mode = reader.text("admin_mode", value::mode);
     let access_log = reader.access_log();
+    let admin = admin.map(|admin| overrides.admin.clone().or(admin).unwrap_or(Admin::Usual));
+    let state_file = reader.state_file(admin.as_ref(), access_log.as_ref());
     let backend_series_max = reader.read("backend_series_max", |value| value::number(value, 0..=BACKEND_SERIES_MAX));
     relations.metrics.clone_from(&metrics);
     Some(General {
@@ -84,8 +88,9 @@ fn general(
         log_format: log_format?,
         metrics: metrics.map(|metrics| metrics.value),
         resolvers: resolvers?.unwrap_or_default(),
-        admin: overrides.admin.clone().or(admin?).unwrap_or(Admin::Usual),
+        admin: admin?,
         admin_mode: admin_mode?,
+        state_file: state_file?,
         access_log: access_log?,
         backend_series_max: backend_series_max?,
     })
@@ -341,6 +346,21 @@ impl Reader<'_, '_> {
             self.warn("access_log_start", problem);
         }
         Some(AccessLog { target, start })
+    }
+
+    /// `state_file`, which must be a file of its own.
+    fn state_file(&mut self, admin: Option<&Admin>, log: Option<&AccessLog>) -> Option<Option<PathBuf>> {
+        let file = self.placed("state_file", |value| state::state_file(value::text(value)?))?;
+        if let Some(path) = &file.value {
+            if let Some(problem) = state::taken(path, admin, log.and_then(|log| log.target.as_ref())) {
+                self.wrong(file.at, "state_file", problem);
+                return None;
+            }
+            if admin == Some(&Admin::Off) {
+                self.warn("state_file", state::nobody_edits());
+            }
+        }
+        Some(file.value)
     }
 
     /// `max_fails` and `fail_timeout`; what is not said here is as in `pool`.

@@ -97,7 +97,7 @@ pub struct Key {
 
 use Absent::{Default, Means, Required};
 use Place::{Backend, Health, Listener, Pool, Root};
-use Served::{NotYet, Yes};
+use Served::Yes;
 
 const fn key(place: Place, name: &'static str, absent: Absent, served: Served, meaning: &'static str) -> Key {
     Key { place, name, absent, served, meaning }
@@ -124,7 +124,7 @@ pub const KEYS: &[Key] = &[
     key(Root, "resolvers", Means("the system's, of `/etc/resolv.conf`"), Yes, "list of name servers, `IP` or `IP:port`, that are asked for the host names of backends"),
     key(Root, "admin", Means("the first of `/run/ringlb/admin.sock` and `$XDG_RUNTIME_DIR/ringlb/admin.sock` that can be made"), Yes, "unix socket of the admin API; \"\" = none"),
     key(Root, "admin_mode", Default("\"0600\""), Yes, "permissions of that socket; whoever may write to it may change everything"),
-    key(Root, "state_file", Default("\"\""), NotYet, "file that keeps live edits over a restart"),
+    key(Root, "state_file", Default("\"\""), Yes, "file that keeps live edits over a restart; \"\" = they are lost with the process"),
     key(Root, "access_log", Default("\"\""), Yes, "file with one line for each session, in the form of `log_format`; \"-\" = standard output, \"\" = none"),
     key(Root, "access_log_start", Default("false"), Yes, "a line at the start of each session too"),
     key(Root, "backend_series_max", Default("1000"), Yes, "backends with metrics of their own; the rest become `_other`"),

@@ -16,6 +16,7 @@ pub mod notation;
 mod queue;
 mod relations;
 mod source;
+mod state;
 mod trusted;
 pub mod value;
 
@@ -78,6 +79,7 @@ struct General {
     backend_series_max: u32,
     admin: Admin,
     admin_mode: u32,
+    state_file: Option<PathBuf>,
     access_log: AccessLog,
 }
 
@@ -246,6 +248,11 @@ impl Config {
     /// The permissions of that socket.
     pub const fn admin_mode(&self) -> u32 {
         self.general.admin_mode
+    }
+
+    /// The file that keeps live edits over a restart; `None`: they are lost with the process.
+    pub fn state_file(&self) -> Option<&Path> {
+        self.general.state_file.as_deref()
     }
 
     /// Where the log of sessions goes; `None`: there is none.

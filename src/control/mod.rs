@@ -9,6 +9,7 @@ pub mod news;
 pub mod overlay;
 pub mod probes;
 pub mod roster;
+pub mod state;
 pub mod wire;
 
 use std::future::pending;
@@ -33,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::files::AccessLog;
+use crate::files::state::StateFile;
 use crate::http;
 use crate::limits::COLLECT_INTERVAL;
 use crate::worker::mailbox::{Command, Mailbox};
@@ -68,6 +70,8 @@ pub struct Setup {
     pub numbers: Metrics,
     /// What SIGUSR1 opens again.
     pub access_log: Option<AccessLog>,
+    /// What keeps live edits over a restart.
+    pub state_file: Option<StateFile>,
     /// What `GET /ready` answers.
     pub readiness: Readiness,
     /// What the pools are told to be.
@@ -172,6 +176,7 @@ async fn work(
         admin: facts,
         hearer,
         access_log,
+        state_file,
         numbers,
         readiness,
         rosters,
@@ -186,7 +191,7 @@ async fn work(
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
     let mut tasks = JoinSet::new();
     if let Some((listener, (_, facts))) = admin.zip(facts) {
-        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), facts);
+        let admin = Admin::new(rosters.clone(), workers.clone(), readiness.clone(), numbers.clone(), facts);
         tasks.spawn(http::serve_unix(listener, admin::router(Arc::new(admin))));
         tasks.spawn(admin::expire_leases(rosters.clone()));
     }
@@ -197,6 +202,9 @@ async fn work(
     tasks.spawn(Namer::new(rosters.clone(), resolvers, move || on_known(Notice::HostsKnown)).run());
     tasks.spawn(Prober::new(rosters.clone(), workers.clone(), checks_max).run());
     tasks.spawn(news::relay(rosters.clone(), hearer));
+    if let Some(file) = state_file {
+        tasks.spawn(state::keep(rosters.clone(), file));
+    }
     tasks.spawn(numbers.clone().keep_minutes());
     tasks.spawn(collect(rosters, workers, numbers));
     tasks.spawn(signals.deliver(notify, access_log));

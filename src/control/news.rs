@@ -118,6 +118,16 @@ impl Newsroom {
         }
     }
 
+    /// A host name stands for other addresses; `message` is the log line.
+    pub fn looked_up(&self, pool: &str, changes: &Changes, message: &str) {
+        tracing::info!("{message}");
+        for (kind, names) in [(Kind::Added, &changes.added), (Kind::Removed, &changes.removed)] {
+            for name in names {
+                self.publish(kind, (Some(pool), Some(name), None), message.to_owned());
+            }
+        }
+    }
+
     /// Somebody has swapped a whole set.
     pub fn swapped(&self, pool: &str, changes: &Changes, peer: Peer) {
         let Changes { added, removed, kept, changed } = changes;

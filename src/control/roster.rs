@@ -195,6 +195,11 @@ impl Roster {
         self.told().revision
     }
 
+    /// What a restart must not lose; see [`Overlay::kept`].
+    pub fn kept(&self) -> Option<Overlay> {
+        self.told().overlay.kept()
+    }
+
     /// Makes `addresses` those of a host, in their order. Nothing is published where they are what they were, or where
     /// it is no longer one of the pool's.
     ///

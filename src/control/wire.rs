@@ -82,6 +82,47 @@ pub struct Pool {
     pub backends: Vec<Backend>,
     /// Removed, and still with sessions.
     pub leaving: Vec<Leaving>,
+    /// Since when the durations of `latency` count: `1m`, `5m` or `all`; absent where the request has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub window: Option<String>,
+    /// That of its backends together, and of its sessions; absent without a window.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<Latency>,
+}
+
+/// How long clients wait. What has not happened in the window is absent.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// From the beginning of a connect to its success.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connect_seconds: Option<Percentiles>,
+    /// From a connect's success to the backend's first byte.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_byte_seconds: Option<Percentiles>,
+    /// From accept to the end of the session; of pools only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session_seconds: Option<Percentiles>,
+}
+
+/// Percentiles of durations, in seconds, each within 1 %.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// How many durations.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Half of them are at most so long.
+    pub p50: f64,
+    /// 90 % of them.
+    pub p90: f64,
+    /// 95 % of them.
+    pub p95: f64,
+    /// 99 % of them.
+    pub p99: f64,
+    /// 99.9 % of them.
+    pub p999: f64,
+    /// The longest.
+    pub max: f64,
 }
 
 /// A backend of a pool.
@@ -124,6 +165,9 @@ pub struct Backend {
     /// How long its lease lasts yet; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lease_ms: Option<u64>,
+    /// Absent without a window, and where nothing has happened in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<Latency>,
 }
 
 /// What a backend has been through.

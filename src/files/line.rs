@@ -37,7 +37,7 @@ const fn field(name: &'static str, meaning: &'static str) -> Field {
 pub const FIELDS: [Field; 20] = [
     field("time", "when this happened, RFC 3339 in UTC, to the millisecond"),
     field("event", "`end`, or `start` with `access_log_start = true`"),
-    field("session", "tells the sessions of this process apart: worker, slot, how often the slot was used"),
+    field("session", "tells the sessions of this process apart: worker, slot, how often the slot was used; `0.1` is worker 0 after it was started again"),
     field("listener", "the listener's name"),
     field("client", "the client's address and port; behind a trusted proxy what that says, but in a `start` the proxy's own; absent for a unix socket"),
     field("pool", "the pool's name"),
@@ -91,8 +91,7 @@ pub fn write(line: &mut Vec<u8>, form: Form, record: &Record, clock: &Clock) {
     let mut values = Values { line, form, number: 0 };
     values.text(format_args!("{}", humantime::format_rfc3339_millis(clock.wall(record.at))));
     values.word(if record.end.is_some() { "end" } else { "start" });
-    let id = record.session;
-    values.text(format_args!("{}-{}-{}", id.worker, id.key.index(), id.key.generation()));
+    values.text(format_args!("{}", record.session));
     values.word(&record.route.listener);
     values.optional(record.client);
     values.word(&record.route.pool);
@@ -236,7 +235,7 @@ mod tests {
     fn record(end: Option<End>) -> Record {
         Record {
             at: Time::from_millis(5_000),
-            session: SessionId { worker: 1, key: Key::new(7, 3) },
+            session: SessionId { worker: 1, life: 0, key: Key::new(7, 3) },
             route: Arc::new(RouteNames { listener: "web".into(), pool: "back".into() }),
             client: Some("192.0.2.7:5000".parse().unwrap()),
             end,

@@ -1,6 +1,7 @@
-//! The files thread: what the process writes to disk, without anybody who serves a client waiting for it.
+//! What the process writes to disk, without anybody who serves a client waiting for it: the access log, here, and the
+//! state file, in `state`. Each of the two has a thread of its own, so that a log that nobody reads holds up no state.
 //!
-//! So far that is the access log. Each worker has a bounded [`Queue`] of small [`Record`]s; the thread takes them out,
+//! The access log: each worker has a bounded [`Queue`] of small [`Record`]s; the thread takes them out,
 //! makes lines of them and writes these in batches, through io_uring (`tokio-uring`). A queue that is full takes no record:
 //! the record is dropped and counted, and the worker goes on. What the thread does not get rid of stays in the queues, so
 //! a log that nobody reads costs a fixed amount of memory.
@@ -8,7 +9,9 @@
 //! Without an access log there is no thread, no queue, and nothing is asked of anybody.
 
 pub mod line;
+mod lock;
 mod record;
+pub mod state;
 mod target;
 mod writer;
 
@@ -23,6 +26,7 @@ use tokio::sync::Notify;
 use crate::limits::ACCESS_LOG_QUEUE;
 
 pub use line::Form;
+pub use lock::{Lock, LockError};
 pub use record::{BackendNames, End, Record, RouteNames, SessionId};
 pub use target::{OpenError, Target};
 

@@ -311,7 +311,7 @@ mod tests {
     fn record(listener: &str) -> Record {
         Record {
             at: Time::ZERO,
-            session: SessionId { worker: 0, key: Key::new(0, 0) },
+            session: SessionId { worker: 0, life: 0, key: Key::new(0, 0) },
             route: Arc::new(RouteNames { listener: listener.into(), pool: "back".into() }),
             client: None,
             end: None,

@@ -44,6 +44,8 @@ struct PoolBook {
     revision: u64,
     /// Removed backends were there still when it looked last.
     has_leaving: bool,
+    /// Of the sessions that have ended, of all its listeners.
+    session: History,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +145,8 @@ pub struct PoolNumbers {
     pub no_backend: u64,
     /// Those of the backends together.
     pub latencies: Latencies,
+    /// From accept to the end of the session.
+    pub session: Percentiles,
     /// The backends of its set, in their order, then the removed ones that still have sessions.
     pub backends: Vec<BackendNumbers>,
 }
@@ -274,15 +278,19 @@ impl Ledger {
             numbers.backends.push(BackendNumbers { id, name, totals, latencies });
         }
         numbers.latencies = Latencies { connect: (&connects).into(), first_byte: (&first_bytes).into() };
+        numbers.session = (&book.session.within(window, &sessions(&self.listeners, pool.name()))).into();
         numbers
     }
 
     /// A minute is over. Call it once a minute, after an [`update`](Ledger::update).
     pub fn turn(&mut self) {
-        for backend in self.pools.values_mut().flat_map(|pool| pool.backends.values_mut()) {
-            let BackendTotals { connect, first_byte, .. } = backend.sum();
-            backend.connect.turn(&connect);
-            backend.first_byte.turn(&first_byte);
+        for (name, pool) in &mut self.pools {
+            pool.session.turn(&sessions(&self.listeners, name));
+            for backend in pool.backends.values_mut() {
+                let BackendTotals { connect, first_byte, .. } = backend.sum();
+                backend.connect.turn(&connect);
+                backend.first_byte.turn(&first_byte);
+            }
         }
     }
 
@@ -333,6 +341,13 @@ impl Ledger {
         let reason = CloseReason::NoBackend.number();
         self.listeners.iter().filter(|book| *book.pool == *pool).map(|book| book.cells.closed(reason)).sum()
     }
+}
+
+/// How long the sessions of a pool lasted that have ended.
+fn sessions(listeners: &[ListenerBook], pool: &str) -> Counts {
+    let mut counts = Counts::new();
+    listeners.iter().filter(|book| *book.pool == *pool).for_each(|book| book.cells.session.add_to(&mut counts));
+    counts
 }
 
 /// The backends that a pool knows: those of its set, and the removed ones that still have sessions. Together, so that one that
@@ -603,9 +618,14 @@ mod tests {
     fn latencies_are_of_their_window_and_of_all_workers() {
         let mut scene = Scene::new(&["a", "b"], 10);
         scene.session(0, "a", 100);
+        let ended = |scene: &mut Scene, worker: usize, seconds: u64| {
+            scene.workers[worker].listener("front", "web").session.record(Duration::from_secs(seconds));
+        };
+        ended(&mut scene, 0, 9);
         scene.update();
         scene.ledger.turn();
         scene.ledger.turn();
+        ended(&mut scene, 1, 3);
         scene.session(0, "a", 20);
         scene.session(1, "a", 20);
         scene.session(1, "b", 20);
@@ -614,6 +634,9 @@ mod tests {
         let counts = numbers.each_ref().map(|one| one.backends[0].latencies.connect.count);
         assert_eq!(counts, [2, 3, 3]);
         assert_eq!(numbers.each_ref().map(|one| one.latencies.connect.count), [3, 4, 4]);
+        assert_eq!(numbers.each_ref().map(|one| one.session.count), [1, 2, 2]);
+        let longest = numbers[0].session.max.as_secs_f64();
+        assert!((longest - 3.0).abs() < 0.03, "{longest} s is of another window");
         assert_eq!(numbers[0].backends[0].totals.sent, 140);
         let longest = |number: usize| numbers[number].backends[0].latencies.connect.max.as_secs_f64();
         assert!((longest(0) - 0.02).abs() < 0.0002 && (longest(1) - 0.1).abs() < 0.001);

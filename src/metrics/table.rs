@@ -64,6 +64,8 @@ metrics! {
     RELOAD_TIMESTAMP = "ringlb_config_last_reload_success_timestamp_seconds", Gauge, PROCESS, "when a configuration was taken last, in seconds since 1970";
     ACCESS_LOG_LINES = "ringlb_access_log_lines_total", Counter, PROCESS, "lines written to the access log";
     ACCESS_LOG_DROPPED = "ringlb_access_log_dropped_total", Counter, PROCESS, "lines of the access log that were lost: it was not taken fast enough, or could not be written";
+    STATE_WRITES = "ringlb_state_file_writes_total", Counter, PROCESS, "times that the state file was written";
+    STATE_FAILURES = "ringlb_state_file_write_failures_total", Counter, PROCESS, "times that it could not be: until it can be, live edits are not kept over a restart";
 
     LISTENER_ACCEPTED = "ringlb_listener_accepted_total", Counter, LISTENER, "clients accepted";
     LISTENER_REFUSED = "ringlb_listener_refused_total", Counter, &["listener", "reason"], "clients accepted and turned away before a backend was chosen";
@@ -96,7 +98,7 @@ metrics! {
     RING_TURNS = "ringlb_ring_turns_total", Counter, WORKER, "waits for completions, one system call each";
     RING_OVERFLOWS = "ringlb_ring_overflows_total", Counter, WORKER, "turns that found the completion queue overflown";
     RING_STARVATIONS = "ringlb_ring_buffer_starvations_total", Counter, WORKER, "receives that found no free buffer";
-    IO_THREADS = "ringlb_ring_kernel_threads", Gauge, PROCESS, "threads that io_uring has made for what it could not do at once; a data path of sockets needs none";
+    IO_THREADS = "ringlb_ring_kernel_threads", Gauge, PROCESS, "threads that io_uring has made for what workers wanted and it could not do at once; a data path of sockets needs none";
 
     PROCESS_CPU = "process_cpu_seconds_total", Counter, PROCESS, "CPU time, user and system";
     PROCESS_OPEN_FDS = "process_open_fds", Gauge, PROCESS, "open descriptors";

@@ -44,6 +44,14 @@ pub enum Error {
     /// The access log cannot be opened.
     #[error(transparent)]
     AccessLog(#[from] crate::files::OpenError),
+    /// Live edits cannot be kept where they must be.
+    #[error("cannot keep live edits in {}: {source}", path.display())]
+    StateFile {
+        /// In which file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: crate::files::state::OpenError,
+    },
     /// The configuration's backends cannot be a set.
     #[error(transparent)]
     Backends(#[from] crate::balance::SetError),

@@ -12,6 +12,7 @@ mod faults;
 mod manager;
 mod restarts;
 mod setup;
+mod state_file;
 mod thread;
 mod watch;
 
@@ -44,6 +45,7 @@ use error::{interrupted, system};
 use manager::Manager;
 use restarts::Restarts;
 use setup::{Desk, Plan, Shared};
+use state_file::Keeper;
 use thread::{Failure, Notice, notify, spawn};
 
 pub use error::Error;
@@ -72,6 +74,7 @@ struct Fleet<'c> {
     /// Of the workers by their numbers, then of the control thread; `None` once nothing is to be started again.
     restarts: Option<Restarts>,
     manager: Option<Manager>,
+    keeper: Option<Keeper>,
     /// Its file goes with it.
     _admin: Option<AdminSocket>,
 }
@@ -101,6 +104,7 @@ impl<'c> Fleet<'c> {
         let descriptors = descriptors_max();
         let process = Arc::new(Gate::new(connections_max(config, &listeners, count, descriptors)));
         let rosters = Arc::new(Rosters::new(config.pools(), clock::now())?);
+        let keeper = state_file::open(config, &rosters)?;
         let (reporter, hearer) = Reporter::new();
         let desks: Result<Vec<Desk>, _> = (0..count).map(|_| Desk::new()).collect();
         let desks = desks.map_err(|errno| system("an eventfd")(errno.into()))?;
@@ -112,6 +116,7 @@ impl<'c> Fleet<'c> {
             workers: count,
             process: Arc::clone(&process),
             access_log: access_log.clone(),
+            state_file: keeper.as_ref().map(|keeper| keeper.file.clone()),
             listeners: config.listeners().iter().map(|l| (l.name.clone(), shared[&l.name].gate.clone())).collect(),
         };
         let pipes = pipes_max(descriptors, count);
@@ -136,6 +141,7 @@ impl<'c> Fleet<'c> {
             readiness: Readiness::default(),
             rosters,
             access_log,
+            state_file: keeper.as_ref().map(|keeper| keeper.file.clone()),
             resolvers: config.resolvers().to_vec(),
             workers: plan.mailboxes().cloned().collect(),
             checks_max: checks_max(descriptors),
@@ -146,7 +152,7 @@ impl<'c> Fleet<'c> {
         let (sender, notices) = channel();
         let restarts = Some(Restarts::new(count + 1));
         let (threads, manager, _admin) = (Vec::new(), None, admin);
-        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager, _admin };
+        let mut fleet = Fleet { listeners, plan, control, threads, sender, notices, restarts, manager, keeper, _admin };
         fleet.start_threads(count)?;
         Ok(fleet)
     }
@@ -251,6 +257,9 @@ impl<'c> Fleet<'c> {
             tracing::warn!(sessions = self.plan.process.active(), "closing the sessions that are left");
             self.tell(|| Command::Kill(Kill::Shutdown));
             self.wait(Instant::now() + KILL_MAX, Fleet::all_ended);
+        }
+        if let Some(keeper) = &self.keeper {
+            state_file::finish(keeper, &self.plan.rosters);
         }
         if let Some(log) = &self.plan.access_log {
             access_log::finish(log);

@@ -120,7 +120,7 @@ impl Plan<'_> {
             log: self
                 .access_log
                 .as_ref()
-                .map(|log| SessionLog::new(number, log.queue(), self.config.access_log_start())),
+                .map(|log| SessionLog::new(number, desk.mailbox.life(), log.queue(), self.config.access_log_start())),
         }
     }
 

@@ -15,6 +15,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct SessionLog {
     worker: u32,
+    /// The worker's.
+    life: u32,
     queue: Queue,
     /// Whether a session's start is told too.
     starts: bool,
@@ -39,10 +41,10 @@ pub struct Trace {
 }
 
 impl SessionLog {
-    /// That of the worker of this number, with a queue of its own.
-    pub fn new(worker: usize, queue: Queue, starts: bool) -> SessionLog {
+    /// That of the worker of this number in this life, with a queue of its own.
+    pub fn new(worker: usize, life: u32, queue: Queue, starts: bool) -> SessionLog {
         let worker = u32::try_from(worker).unwrap_or(u32::MAX);
-        SessionLog { worker, queue, starts, routes: Vec::new(), backends: HashMap::new() }
+        SessionLog { worker, life, queue, starts, routes: Vec::new(), backends: HashMap::new() }
     }
 
     /// The worker's next route. They are numbered from 0.
@@ -80,7 +82,7 @@ impl SessionLog {
     }
 
     fn record(&self, key: Key, route: u16, client: Option<SocketAddr>, at: Time, end: Option<End>) -> Record {
-        let session = SessionId { worker: self.worker, key };
+        let session = SessionId { worker: self.worker, life: self.life, key };
         Record { at, session, route: self.routes[usize::from(route)].clone(), client, end }
     }
 }

@@ -1,6 +1,7 @@
 //! Commands to a worker, and its answers. Senders wake the worker; it looks into the box once a turn that it was woken in.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub enum Command {
     CloseBackends(Arc<HashSet<(Arc<str>, BackendId)>>, Kill),
     /// Say who is there; the answer covers a bounded part of the sessions.
     Census(Question, Reply<Page>),
-    /// End this session, and say whether it was there.
+    /// End this session, and say whether it was there. To be sent [to one life](Mailbox::send_to) of the worker.
     KillOne(Key, Reply<bool>),
     /// Show that you turn: answer with this number.
     Ping(u64),
@@ -58,6 +59,8 @@ pub struct Page {
     pub found: Vec<Found>,
     /// From which slot on to ask for more; `None`: that was all.
     pub next: Option<u32>,
+    /// Which [life](Mailbox::life) of the worker the keys belong to.
+    pub life: u32,
 }
 
 /// What a worker tells of a session.
@@ -85,13 +88,15 @@ pub struct Found {
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     commands: Arc<Mutex<VecDeque<Command>>>,
+    /// How many workers have failed behind it; changed under the lock of the commands.
+    life: Arc<AtomicU32>,
     waker: Waker,
 }
 
 impl Mailbox {
     /// A box whose worker `waker` wakes.
     pub fn new(waker: Waker) -> Mailbox {
-        Mailbox { commands: Arc::default(), waker }
+        Mailbox { commands: Arc::default(), life: Arc::default(), waker }
     }
 
     /// Tells the worker, or whoever takes its place. Whoever waits for a worker's end learns of it by joining it.
@@ -100,16 +105,35 @@ impl Mailbox {
         self.waker.wake();
     }
 
+    /// Tells the worker, unless another has taken its place since it was in this life: keys mean something else to that one.
+    /// Says whether it is told.
+    pub fn send_to(&self, life: u32, command: Command) -> bool {
+        let mut commands = self.commands();
+        if self.life() != life {
+            return false;
+        }
+        commands.push_back(command);
+        drop(commands);
+        self.waker.wake();
+        true
+    }
+
+    /// How many workers have failed here: tells the keys of one from those of its successor.
+    pub fn life(&self) -> u32 {
+        self.life.load(Ordering::Acquire)
+    }
+
     /// The worker's end: the oldest command that was not taken yet.
     pub fn next(&self) -> Option<Command> {
         self.commands().pop_front()
     }
 
-    /// Gives back what was meant for single clients of a worker that has failed: whoever takes its part knows other clients by
-    /// their keys.
+    /// Ends a life: gives back what was meant for single clients of a worker that has failed. Whoever takes its part knows
+    /// other clients by their keys.
     pub fn forget_places(&self) {
         // Dropped without the lock: a place that is given back may be sent here again.
         let mut commands = self.commands();
+        self.life.fetch_add(1, Ordering::Release);
         let (places, others): (VecDeque<_>, _) =
             commands.drain(..).partition(|command| matches!(command, Command::Place(..) | Command::KillOne(..)));
         *commands = others;

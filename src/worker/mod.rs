@@ -271,7 +271,7 @@ impl Worker {
                     self.sessions.kill_backends(&mut self.ring, &backends, kill, self.now);
                 }
                 Command::Census(question, reply) => {
-                    let page = self.sessions.census(&mut self.ring, &question, self.now);
+                    let page = self.sessions.census(&mut self.ring, &question, self.mailbox.life(), self.now);
                     reply.send(page).unwrap_or_else(|_| tracing::debug!("whoever asked has gone"));
                 }
                 Command::KillOne(key, reply) => {

@@ -57,6 +57,11 @@ impl Client {
         Client { socket: None, due_ns: 0, opened: false, sent: usize::MAX, received: usize::MAX, number, operations: 0 }
     }
 
+    /// Whether it has a connection and nothing outstanding on it.
+    pub fn rests(&self, kit: &Kit) -> bool {
+        self.socket.is_some() && self.received >= kit.size
+    }
+
     /// Begins the next operation; [`Client::push`] sends its request.
     pub fn begin(&mut self, due_ns: u64) {
         self.due_ns = due_ns;

@@ -52,7 +52,8 @@ pub fn exchange(
     meter: &mut dyn Meter,
 ) -> Result<Outcome, LoadError> {
     let mut run = Exchange::new(site, plan, targets);
-    run.holding = matches!(plan.pace, Pace::PerSecond(_));
+    // Who accepts one connection for each round of its event loop would need minutes for thousands beside the traffic.
+    run.holding = plan.life == Life::Held;
     run.open()?;
     run.holding = false;
     let now_ns = run.now_ns();
@@ -61,6 +62,8 @@ pub fn exchange(
     if let Pace::PerSecond(rate) = plan.pace {
         run.start_schedule(rate, now_ns);
         run.counted = counted_from..counted_until;
+    } else {
+        run.start_all()?;
     }
     run.until(counted_from)?;
     run.record.restart();
@@ -162,6 +165,16 @@ impl<'a> Exchange<'a> {
                     seconds: OPEN_MAX.as_secs(),
                     failures: self.record.failures,
                 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives work to those who rest.
+    fn start_all(&mut self) -> Result<(), LoadError> {
+        for at in 0..self.clients.len() {
+            if self.clients[at].rests(&self.kit) {
+                self.begin(at, None)?;
             }
         }
         Ok(())

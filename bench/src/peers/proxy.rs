@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_proce
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tempfile::TempDir;
 
-use super::{Kind, Peer, PeerError, Setup};
+use super::{Kind, Peer, PeerError, Setup, ringlb};
 use crate::load::{ExchangePlan, Life, Pace, Site, Window, exchange};
 use crate::procfs::{self, Memory};
 
@@ -35,13 +35,14 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Running {
-    name: String,
+    peer: Peer,
+    workers: usize,
     child: Child,
     group: Pid,
     members: Vec<Pid>,
     log: PathBuf,
     /// Removed when dropped.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Proxy {
@@ -67,10 +68,11 @@ impl Proxy {
             .map_err(PeerError::io("making a temporary directory"))?;
         let command = peer.command(setup, directory.path())?;
         let log = directory.path().join("output");
-        let child = spawn(&command, cpus, &log).map_err(PeerError::io("starting it"))?;
+        let admin = ringlb::admin_socket(directory.path());
+        let child = spawn(&command, cpus, &log, &admin).map_err(PeerError::io("starting it"))?;
         let group = Pid::from_child(&child);
-        let running =
-            Running { name: peer.name.clone(), child, group, members: vec![group], log, _directory: directory };
+        let (peer, workers, members) = (peer.clone(), setup.workers, vec![group]);
+        let running = Running { peer, workers, child, group, members, log, directory };
         let mut proxy = Proxy { running: Some(running), targets: setup.listen.clone() };
         proxy.wait_until_it_relays(site)?;
         let members = procfs::group_members(group).map_err(PeerError::io("reading /proc"))?;
@@ -99,6 +101,26 @@ impl Proxy {
     /// It has ended.
     pub fn memory(&self) -> io::Result<Memory> {
         self.running.as_ref().map_or(Ok(Memory::default()), |running| procfs::memory(&running.members))
+    }
+
+    /// Sessions that each worker holds now; nothing of a proxy that does not tell.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer.
+    pub fn held_by_workers(&self) -> io::Result<Vec<u64>> {
+        let Some(running) = &self.running else { return Ok(Vec::new()) };
+        match running.peer.kind {
+            Kind::Ringlb => {
+                ringlb::sessions_by_worker(&running.peer.program, running.directory.path(), running.workers)
+            }
+            // The leader only watches over the workers. A session is two sockets.
+            Kind::Nginx => {
+                let workers = running.members.iter().filter(|member| **member != running.group);
+                workers.map(|worker| Ok(procfs::sockets(*worker)? / 2)).collect()
+            }
+            // Its threads share their descriptors.
+            Kind::Haproxy | Kind::Direct => Ok(Vec::new()),
+        }
     }
 
     /// How it ended and its last words, if it has ended.
@@ -169,14 +191,14 @@ impl Drop for Running {
         match self.child.try_wait() {
             Ok(Some(status)) => {
                 if status.signal().is_some() {
-                    eprintln!("{} had ended before it was stopped: {status}\n{}", self.name, self.last_words());
+                    eprintln!("{} had ended before it was stopped: {status}\n{}", self.peer.name, self.last_words());
                 }
             }
             Ok(None) | Err(_) => {
                 if let Err(error) = self.stop() {
                     eprintln!(
                         "{} (process group {}) could not be stopped: {error}",
-                        self.name,
+                        self.peer.name,
                         self.group.as_raw_pid()
                     );
                 }
@@ -216,7 +238,7 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
 }
 
 /// Starts `command` through this program's own `launch`, because between fork and exec nothing safe can pin it.
-fn spawn(command: &[OsString], cpus: &[usize], log: &std::path::Path) -> io::Result<Child> {
+fn spawn(command: &[OsString], cpus: &[usize], log: &Path, admin: &Path) -> io::Result<Child> {
     let output = File::create(log)?;
     let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
     let mut launcher = Command::new(std::env::current_exe()?);
@@ -224,7 +246,7 @@ fn spawn(command: &[OsString], cpus: &[usize], log: &std::path::Path) -> io::Res
     if !cpus.is_empty() {
         launcher.arg("--cpus").arg(cpus.join(","));
     }
-    launcher.arg("--").args(command);
+    launcher.arg("--").args(command).env(ringlb::ADMIN_VARIABLE, admin);
     launcher.process_group(0).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
 }
 

@@ -1,6 +1,7 @@
 //! The commands that ask a running ringlb over its admin API, and change it.
 
 mod client;
+mod latency;
 mod show;
 mod table;
 
@@ -15,6 +16,7 @@ use crate::control::wire::{self, SOCKET_VARIABLE};
 use crate::limits::{EVENTS_KEPT, SESSIONS_PAGE, WATCH_INTERVAL};
 
 use client::{Client, segment};
+pub use latency::LatencyArgs;
 use show::Look;
 
 /// Which ringlb is asked, and how the answer is shown.
@@ -112,6 +114,15 @@ struct Add {
     /// Sessions that it may have at a time; 0 = no limit
     #[arg(long, value_name = "N")]
     max_connections: Option<u32>,
+    /// Failed connects within --fail-timeout that eject it; 0 = never [default: the pool's]
+    #[arg(long, value_name = "N")]
+    max_fails: Option<u32>,
+    /// The window of --max-fails, and the length of an ejection, as in 10s [default: the pool's]
+    #[arg(long, value_name = "DURATION")]
+    fail_timeout: Option<String>,
+    /// Its share grows from nearly nothing to its weight over so long, as in 30s
+    #[arg(long, value_name = "DURATION")]
+    slow_start: Option<String>,
     /// ready, drain or maint
     #[arg(long)]
     state: Option<String>,
@@ -290,9 +301,11 @@ impl Add {
             weight: self.weight,
             backup: self.backup.then_some(true),
             max_connections: self.max_connections,
+            max_fails: self.max_fails,
+            fail_timeout: self.fail_timeout,
+            slow_start: self.slow_start,
             state: self.state,
             ttl: self.ttl,
-            ..wire::Told::default()
         };
         let path = format!("/v1/pools/{}/backends", segment(&self.pool));
         let answer = client.send("POST", &path, Some(&told))?;

@@ -29,8 +29,20 @@ impl Look {
         Look { size: Some(size), coloured }
     }
 
-    fn columns(self) -> Option<usize> {
+    /// The widest that a line may be; `None`: it is not cut.
+    pub fn columns(self) -> Option<usize> {
         self.size.map(|(columns, _)| columns)
+    }
+
+    /// Whether it is coloured.
+    pub fn coloured(self) -> bool {
+        self.coloured
+    }
+
+    /// Of a terminal without colours.
+    #[cfg(test)]
+    pub fn of_terminal(columns: usize, rows: usize) -> Look {
+        Look { size: Some((columns, rows)), coloured: false }
     }
 }
 

@@ -64,6 +64,11 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The text: no line longer than `width`, unless what may not be cut is. With `coloured`, escape sequences colour it.
     pub fn render(&self, width: Option<usize>, coloured: bool) -> String {
         let widths = self.widths(width);

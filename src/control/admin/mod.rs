@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod edits;
 mod events;
+mod latency;
 mod sessions;
 pub mod socket;
 mod status;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Origin;
 use crate::control::Readiness;
+use crate::control::metrics::Metrics;
 use crate::control::roster::{Roster, Rosters};
 use crate::limits::{ADMIN_BODIES_MAX, COLLECT_INTERVAL, EVENT_CLIENTS_MAX};
 use crate::time::Time;
@@ -65,6 +67,7 @@ pub struct Admin {
     rosters: Arc<Rosters>,
     workers: Vec<Mailbox>,
     readiness: Readiness,
+    numbers: Metrics,
     facts: Facts,
     /// Tells revisions of this process from those of another.
     instance: u32,
@@ -105,11 +108,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
 
 impl Admin {
     /// What serves these pools.
-    pub fn new(rosters: Arc<Rosters>, workers: Vec<Mailbox>, readiness: Readiness, facts: Facts) -> Admin {
+    pub fn new(
+        rosters: Arc<Rosters>,
+        workers: Vec<Mailbox>,
+        readiness: Readiness,
+        numbers: Metrics,
+        facts: Facts,
+    ) -> Admin {
         let instance = crate::control::due::random() as u32;
         let bodies = Semaphore::new(ADMIN_BODIES_MAX);
         let followers = Arc::new(Semaphore::new(EVENT_CLIENTS_MAX));
-        Admin { rosters, workers, readiness, facts, instance, bodies, followers }
+        Admin { rosters, workers, readiness, numbers, facts, instance, bodies, followers }
     }
 
     fn roster(&self, pool: &str) -> Result<&Roster, Refused> {

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use crate::config::Problem;
 use crate::config::notation::quoted;
 use crate::control::wire::{self, Session};
+use crate::files::SessionId;
 use crate::http::Peer;
 use crate::limits::{SESSIONS_PAGE, SESSIONS_PAGE_MAX, TIMEOUT_MAX, WORKER_ANSWER_MAX};
-use crate::slots::Key;
-use crate::worker::mailbox::{Command, Found, Question};
+use crate::worker::mailbox::{Command, Found, Mailbox, Question};
 
 use super::Admin;
 use super::answer::{Refused, Revision};
@@ -48,8 +48,8 @@ pub async fn list(State(admin): State<Arc<Admin>>, Query(wish): Query<Wish>) -> 
     while worker < admin.workers.len() && sessions.len() < limit {
         let (pool, backend) = (wish.pool.clone(), wish.backend.clone());
         let question = Question { pool, backend, older, from, limit: limit - sessions.len() };
-        let page = admin.ask(worker, |reply| Command::Census(question, reply)).await?;
-        sessions.extend(page.found.into_iter().map(|found| admin.shown(worker, found)));
+        let page = admin.ask(worker, |worker, reply| worker.send(Command::Census(question, reply))).await?;
+        sessions.extend(page.found.into_iter().map(|found| admin.shown((worker, page.life), found)));
         (worker, from) = page.next.map_or((worker + 1, 0), |next| (worker, next));
     }
     let next = (worker < admin.workers.len()).then(|| format!("{worker}-{from}"));
@@ -64,15 +64,15 @@ pub async fn kill(
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
     let unknown = || Refused::no_such_session(&id);
-    let mut parts = id.split('-').map(str::parse::<u32>);
-    let (Some(Ok(worker)), Some(Ok(index)), Some(Ok(generation)), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(unknown());
-    };
+    let SessionId { worker, life, key } = SessionId::parse(&id).ok_or_else(unknown)?;
     let worker = usize::try_from(worker).ok().filter(|worker| *worker < admin.workers.len()).ok_or_else(unknown)?;
-    let key = Key::new(index, generation);
-    if key.generation() != generation || !admin.ask(worker, |reply| Command::KillOne(key, reply)).await? {
+    let mut is_of_this_life = true;
+    let killed = admin.ask(worker, |worker, reply| {
+        is_of_this_life = worker.send_to(life, Command::KillOne(key, reply));
+    });
+    let killed = killed.await;
+    // One that has failed meanwhile has taken its sessions with it.
+    if !is_of_this_life || !killed? {
         return Err(unknown());
     }
     tracing::info!("session {id} was ended ({peer})");
@@ -80,9 +80,10 @@ pub async fn kill(
 }
 
 impl Admin {
-    async fn ask<T>(&self, worker: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refused> {
+    /// Waits for a worker's answer; `send` sends it the question.
+    async fn ask<T>(&self, worker: usize, send: impl FnOnce(&Mailbox, oneshot::Sender<T>)) -> Result<T, Refused> {
         let (reply, answer) = oneshot::channel();
-        self.workers[worker].send(command(reply));
+        send(&self.workers[worker], reply);
         match timeout(WORKER_ANSWER_MAX, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => {
@@ -93,10 +94,11 @@ impl Admin {
         }
     }
 
-    fn shown(&self, worker: usize, found: Found) -> Session {
+    fn shown(&self, (worker, life): (usize, u32), found: Found) -> Session {
+        let worker = u32::try_from(worker).unwrap_or(u32::MAX);
         let Found { key, route, pool, client, backend, connected, age, received } = found;
         Session {
-            id: format!("{worker}-{}-{}", key.index(), key.generation()),
+            id: SessionId { worker, life, key }.to_string(),
             listener: self.facts.routes.get(usize::from(route)).cloned().unwrap_or_default(),
             pool,
             client: client.map(|client| client.to_string()),

@@ -3,17 +3,18 @@
 //! Whoever has the lock file beside it may make it, so that of two starts at the same instant one is refused. What a
 //! process that died has left behind is replaced.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::Admin;
 use crate::control::wire;
+use crate::files::{Lock, LockError};
 use crate::limits::ADMIN_BACKLOG;
 
 /// The socket while it exists. Dropped, its file goes.
@@ -112,7 +113,10 @@ impl AdminSocket {
         if !directory.is_dir() {
             return Err(SocketError::NoDirectory(directory.to_owned()));
         }
-        let lock = Lock::take(path)?;
+        let lock = Lock::take(path).map_err(|error| match error {
+            LockError::Held(pid) => SocketError::Taken(pid),
+            LockError::System(source) => system("its lock file cannot be had")(source),
+        })?;
         clear_away(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(system("a socket"))?;
         // The file gets these permissions when the address is bound, less what the umask takes: there is no moment in which
@@ -137,54 +141,6 @@ impl Drop for AdminSocket {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.file);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the admin socket cannot be removed");
-        }
-    }
-}
-
-/// The right to make the socket: a locked file beside it. The kernel takes the lock from a process that dies.
-#[derive(Debug)]
-struct Lock {
-    file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    fn take(socket: &Path) -> Result<Lock, SocketError> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        let why = "its lock file cannot be had";
-        loop {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
-            let mut file = File::from(file.map_err(|errno| system(why)(errno.into()))?);
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(SocketError::Taken(read_pid(&mut file))),
-                Err(errno) => return Err(system(why)(errno.into())),
-            }
-            // Whoever ends removes the file before the lock goes: then what we have locked is nobody's any more.
-            let locked = file.metadata().map_err(system(why))?;
-            if fs::symlink_metadata(&path).is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
-            {
-                let noted =
-                    file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
-                noted.map_err(system(why))?;
-                return Ok(Lock { file, path });
-            }
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let locked = self.file.metadata().map(|file| (file.dev(), file.ino()));
-        let named = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
-        if let (Ok(locked), Ok(named)) = (locked, named)
-            && locked == named
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::debug!(path = %self.path.display(), %error, "a lock file stays behind");
         }
     }
 }
@@ -215,12 +171,6 @@ fn clear_away(path: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Taken(None)),
         Err(error) => Err(system("whether it is in use cannot be found out")(error)),
     }
-}
-
-fn read_pid(file: &mut File) -> Option<i32> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
 }
 
 fn whose(pid: &Option<i32>) -> String {

@@ -15,7 +15,8 @@ use crate::worker::clock;
 
 use super::Admin;
 use super::answer::{Refused, Revision};
-use super::body::Path;
+use super::body::{Path, Query};
+use super::latency::{self, Wish};
 
 /// `GET /v1/status`
 pub async fn status(State(admin): State<Arc<Admin>>) -> Response {
@@ -45,17 +46,30 @@ pub async fn status(State(admin): State<Arc<Admin>>) -> Response {
     admin.json(StatusCode::OK, &status, Revision::All(admin.rosters.revision()))
 }
 
-/// `GET /v1/pools`
-pub async fn pools(State(admin): State<Arc<Admin>>) -> Response {
+/// `GET /v1/pools?window=`
+pub async fn pools(State(admin): State<Arc<Admin>>, Query(wish): Query<Wish>) -> Result<Response, Refused> {
     let revision = Revision::All(admin.rosters.revision());
     let now = clock::now();
-    let pools = admin.rosters.all().iter().map(|roster| shown(roster, now).0).collect();
-    admin.json(StatusCode::OK, &wire::Pools { pools }, revision)
+    let mut pools: Vec<wire::Pool> = admin.rosters.all().iter().map(|roster| shown(roster, now).0).collect();
+    if let Some(window) = wish.window()? {
+        let wanted = admin.rosters.all().iter().map(|roster| roster.pool().clone()).collect();
+        latency::tell(&mut pools, &admin.numbers, wanted, window).await?;
+    }
+    Ok(admin.json(StatusCode::OK, &wire::Pools { pools }, revision))
 }
 
-/// `GET /v1/pools/P`
-pub async fn pool(State(admin): State<Arc<Admin>>, Path(pool): Path<String>) -> Result<Response, Refused> {
-    let (pool, revision) = shown(admin.roster(&pool)?, clock::now());
+/// `GET /v1/pools/P?window=`
+pub async fn pool(
+    State(admin): State<Arc<Admin>>,
+    Path(pool): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Result<Response, Refused> {
+    let roster = admin.roster(&pool)?;
+    let (mut pool, revision) = shown(roster, clock::now());
+    if let Some(window) = wish.window()? {
+        let (pools, wanted) = (std::slice::from_mut(&mut pool), vec![roster.pool().clone()]);
+        latency::tell(pools, &admin.numbers, wanted, window).await?;
+    }
     Ok(admin.json(StatusCode::OK, &pool, revision))
 }
 
@@ -82,6 +96,8 @@ fn shown(roster: &Roster, now: Time) -> (wire::Pool, Revision) {
                 active: backend.active(),
             })
             .collect(),
+        window: None,
+        latency: None,
     };
     (pool, Revision::Pool(moment.revision))
 }
@@ -126,6 +142,7 @@ fn shown_backend(
         source: name.to_owned(),
         host,
         lease_ms: lease.map(|lease| millis(lease.until.since(now))),
+        latency: None,
     }
 }
 

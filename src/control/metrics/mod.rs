@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use crate::balance::{Pool, Standing};
 use crate::control::roster::Rosters;
 use crate::files::AccessLog;
+use crate::files::state::StateFile;
 use crate::histogram::Counts;
 use crate::limits::LATENCY_TURN;
 use crate::metrics::table::{self, METRICS};
@@ -41,12 +42,14 @@ pub struct Sources {
     pub process: Arc<Gate>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
+    /// The state file, if there is one.
+    pub state_file: Option<StateFile>,
     /// Each listener's name and limit.
     pub listeners: Vec<(String, Arc<Gate>)>,
 }
 
 /// The numbers, for the tasks of the control thread. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     shared: Arc<Shared>,
@@ -54,6 +57,7 @@ pub struct Metrics {
     turn: Arc<Semaphore>,
 }
 
+#[derive(Debug)]
 struct Shared {
     sources: Mutex<Sources>,
     rosters: Arc<Rosters>,
@@ -61,6 +65,7 @@ struct Shared {
 }
 
 /// How the configuration was loaded last.
+#[derive(Debug)]
 struct Reloads {
     successful: AtomicBool,
     success_seconds: AtomicU64,
@@ -87,19 +92,18 @@ impl Metrics {
             .await?
     }
 
-    /// The numbers of the pool of that name, with the latencies of a window; `None` where there is none.
+    /// The numbers of these pools, in their order, with the latencies of a window.
     ///
     /// # Errors
     /// Where they could not be added up: a panic, which is logged.
-    pub async fn pool(&self, name: &str, window: Window) -> Result<Option<PoolNumbers>, String> {
-        let Some(pool) = self.shared.rosters.find(name).map(|roster| roster.pool().clone()) else { return Ok(None) };
+    pub async fn of(&self, wanted: Vec<Arc<Pool>>, window: Window) -> Result<Vec<PoolNumbers>, String> {
         let numbers = self.aside(move |shared| {
             let pools = shared.pools();
             let ledger = &mut shared.sources().ledger;
             ledger.update(&pools);
-            ledger.numbers(&pool, window)
+            wanted.iter().map(|pool| ledger.numbers(pool, window)).collect()
         });
-        numbers.await.map(Some)
+        numbers.await
     }
 
     /// Tells the ledger of each minute that is over. Runs for ever.
@@ -203,6 +207,9 @@ fn collect_process(families: &mut Families, sources: &Sources, reloads: &Reloads
     let log = sources.access_log.as_ref();
     families.add(&table::ACCESS_LOG_LINES, &[], log.map_or(0, AccessLog::written));
     families.add(&table::ACCESS_LOG_DROPPED, &[], log.map_or(0, AccessLog::dropped));
+    let state = sources.state_file.as_ref();
+    families.add(&table::STATE_WRITES, &[], state.map_or(0, StateFile::written));
+    families.add(&table::STATE_FAILURES, &[], state.map_or(0, StateFile::failures));
 }
 
 fn collect_listeners(families: &mut Families, sources: &Sources) {

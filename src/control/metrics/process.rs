@@ -11,6 +11,9 @@ use super::families::Families;
 /// What io_uring's threads are called, before the number of the thread that they work for.
 const KERNEL_THREAD: &str = "iou-wrk-";
 
+/// The threads that write files; there it is usual that the kernel needs one for what takes long.
+const FILE_THREADS: [&str; 2] = ["ringlb-files", "ringlb-state"];
+
 /// Adds the figures that can be read; those that cannot are absent.
 pub fn collect(families: &mut Families) {
     if let Err(error) = try_collect(families) {
@@ -33,8 +36,13 @@ fn try_collect(families: &mut Families) -> ProcResult<()> {
         families.add(&table::PROCESS_MAX_FDS, &[], max);
     }
     // A thread may end while we look.
-    let names = process.tasks()?.filter_map(|task| Some(task.ok()?.stat().ok()?.comm));
-    let kernel_threads = names.filter(|name| name.starts_with(KERNEL_THREAD)).count();
+    let tasks = process.tasks()?.filter_map(|task| task.ok()?.stat().ok());
+    let threads: Vec<(i32, String)> = tasks.map(|stat| (stat.pid, stat.comm)).collect();
+    let writes_files = |id: &str| {
+        threads.iter().any(|(thread, name)| thread.to_string() == id && FILE_THREADS.contains(&name.as_str()))
+    };
+    let of = threads.iter().filter_map(|(_, name)| name.strip_prefix(KERNEL_THREAD));
+    let kernel_threads = of.filter(|id| !writes_files(id)).count();
     families.add(&table::IO_THREADS, &[], kernel_threads as u64);
     Ok(())
 }

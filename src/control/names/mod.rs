@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::balance::Changes;
 use crate::control::due::{Due, random};
+use crate::control::news::Newsroom;
 use crate::control::roster::{Named, Roster, Rosters};
 use crate::limits::{RESOLVE_MAX, RESOLVES_MAX};
 use crate::time::Time;
@@ -164,14 +165,14 @@ impl<F: FnOnce()> Namer<F> {
             Ok(changes) => (changes, outcome.trouble),
             Err(error) => (Changes::default(), Some(error.to_string())),
         };
-        log_change(roster, &entry.named, &changes);
+        tell_change(self.rosters.news(), roster, &entry.named, &changes);
         log_trouble(roster, &entry.named, trouble.as_deref(), entry.failures);
         entry.failures = trouble.map_or(0, |_| entry.failures.saturating_add(1));
         self.due.set(key, now + pause(roster.resolve_interval(), entry.failures, random()));
     }
 }
 
-fn log_change(roster: &Roster, named: &Named, changes: &Changes) {
+fn tell_change(news: &Newsroom, roster: &Roster, named: &Named, changes: &Changes) {
     if changes.added.is_empty() && changes.removed.is_empty() {
         return;
     }
@@ -182,7 +183,7 @@ fn log_change(roster: &Roster, named: &Named, changes: &Changes) {
     };
     let (added, removed) = (list("added", &changes.added), list("removed", &changes.removed));
     let now = count(&roster.addresses(&named.name));
-    tracing::info!("pool {pool}: the host {} has {now} now{added}{removed}", named.host);
+    news.looked_up(pool, changes, &format!("pool {pool}: the host {} has {now} now{added}{removed}", named.host));
 }
 
 /// Trouble is told when it begins and when it is over.

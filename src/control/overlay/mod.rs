@@ -4,7 +4,9 @@
 //! The file as it was loaded last and the list that is in force stand side by side. So a reload can tell what has changed
 //! in the file from what was changed live: it applies the first, and keeps the second.
 
+mod kept;
 mod merge;
+pub mod text;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

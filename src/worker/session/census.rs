@@ -12,8 +12,8 @@ use super::Sessions;
 
 impl<E: Engine> Sessions<E> {
     /// Answers from the slots behind the question's cursor, [`CENSUS_SLOTS`] at most, so that a worker with many sessions
-    /// serves them between two such questions.
-    pub fn census(&mut self, engine: &mut E, question: &Question, now: Time) -> Page {
+    /// serves them between two such questions. `life` is the worker's.
+    pub fn census(&mut self, engine: &mut E, question: &Question, life: u32, now: Time) -> Page {
         let (keys, mut next) = self.slots.window(question.from, CENSUS_SLOTS);
         let mut found = Vec::new();
         for key in keys {
@@ -23,7 +23,7 @@ impl<E: Engine> Sessions<E> {
             }
             found.extend(self.describe(engine, key, question, now));
         }
-        Page { found, next }
+        Page { found, next, life }
     }
 
     /// Ends one session, and says whether it was there.
