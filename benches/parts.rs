@@ -84,25 +84,25 @@ fn place(chooser: &mut Chooser, request: &Request<'_>) -> Claim {
     claim
 }
 
-/// Timers are never cancelled: whoever set one ignores it. So a timer's life is to be set and to expire.
+/// A timer's life: it is set, maybe set again, and expires.
 fn timers(criterion: &mut Criterion) {
     const LONGEST_MILLIS: u64 = 60_000;
     let mut group = criterion.benchmark_group("timers");
     let delay = |number: u64| Duration::from_millis(number.wrapping_mul(7_919) % LONGEST_MILLIS);
     let filled = || {
         let mut timers = Timers::new(Time::ZERO);
-        (0..SESSIONS).for_each(|index| timers.set(Key::new(index, 0), Time::ZERO + delay(index.into())));
+        (0..SESSIONS).for_each(|index| timers.set(index, Time::ZERO + delay(index.into())));
         timers
     };
 
-    // As many expire as are set: half the longest delay passes while each of them is set once.
+    // Each is set once while half the longest delay passes, so that half of them have expired by then and half are set anew.
     let pace = Duration::from_millis(LONGEST_MILLIS) / 2 / SESSIONS;
     let (mut wheel, mut now, mut number, mut due) = (filled(), Time::ZERO, 0_u64, Vec::new());
     group.bench_function(BenchmarkId::new("set_and_expire", SESSIONS), |bencher| {
         bencher.iter(|| {
             number += 1;
             now = now + pace;
-            wheel.set(Key::new(number as u32 % SESSIONS, 0), now + delay(number));
+            wheel.set(number as u32 % SESSIONS, now + delay(number));
             wheel.expire(now, &mut due);
             let expired = due.len();
             due.clear();

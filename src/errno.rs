@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// An error number of the kernel, always positive.
+/// An error number of the kernel, always positive and below 4096.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Errno(i32);
+pub struct Errno(u16);
 
 macro_rules! names {
     ($($name:ident)*) => {
         impl Errno {
             $(
                 #[doc = concat!("`", stringify!($name), "`")]
-                pub const $name: Errno = Errno(libc::$name);
+                pub const $name: Errno = Errno(libc::$name as u16);
             )*
 
             /// The symbolic name, as in `ECONNREFUSED`; `None` for one that ringlb never meets.
             pub const fn name(self) -> Option<&'static str> {
-                match self.0 {
+                match self.raw() {
                     $(libc::$name => Some(stringify!($name)),)*
                     _ => None,
                 }
@@ -36,12 +36,12 @@ names! {
 impl Errno {
     /// From a raw number, as in `errno` (positive) or in a completion's result (negative).
     pub const fn new(raw: i32) -> Errno {
-        Errno(raw.unsigned_abs() as i32)
+        Errno(raw.unsigned_abs() as u16)
     }
 
     /// The raw positive number.
     pub const fn raw(self) -> i32 {
-        self.0
+        self.0 as i32
     }
 }
 
@@ -77,7 +77,7 @@ impl From<rustix::io::Errno> for Errno {
 
 impl From<Errno> for std::io::Error {
     fn from(error: Errno) -> std::io::Error {
-        std::io::Error::from_raw_os_error(error.0)
+        std::io::Error::from_raw_os_error(error.raw())
     }
 }
 

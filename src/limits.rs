@@ -101,6 +101,24 @@ pub const SCRATCH_ADDRESSES: usize = 128;
 /// Sockets that one slot has: roles are numbered below this, so that what is in flight fits in a table.
 pub const ROLES_MAX: usize = 4;
 
+/// What the engine keeps of the operations in flight on the two sockets of a session: for each the length of the send, the
+/// descriptor of the receive, and a few bits.
+pub const FLIGHTS_BYTES: usize = 24;
+
+/// What the wheel keeps of a session's timer: the time, and two neighbours.
+pub const TIMER_BYTES: usize = 16;
+
+/// User memory of a session at rest: its slot, its flights and its timer. It is what a hundred thousand idle clients cost,
+/// and five cache lines are what a busy one touches. Whatever most sessions can do without belongs into
+/// `worker::session::rarely`; see docs/decisions/session-memory.md.
+pub const SESSION_BYTES_MAX: usize = 336;
+
+/// How often a worker gives back the memory that traffic has left behind. A worker without traffic does so twice and sleeps.
+pub const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Entries for which lists that a burst has made long keep room when it is over; eight times as many while it lasts.
+pub const VECTORS_KEPT: usize = 128;
+
 /// Attempts to submit, a millisecond apart, when the kernel says that it cannot take more for now (out of memory for
 /// requests); then the ring is given up.
 pub const SUBMIT_TRIES: usize = 1000;

@@ -109,6 +109,10 @@ pub struct Buffers {
     heap: Vec<Box<[u8]>>,
     heap_free: Vec<u32>,
     heap_bytes: usize,
+    /// Pooled buffers that may have pages.
+    touched: Vec<bool>,
+    /// The fewest that were free, small and large, since the last [`Buffers::tidy`].
+    free_least: [usize; 2],
     #[cfg(test)]
     lent: Vec<bool>,
 }
@@ -150,6 +154,8 @@ impl Buffers {
             heap: Vec::new(),
             heap_free: Vec::new(),
             heap_bytes: 0,
+            touched: vec![false; POOLED],
+            free_least: [BUFFERS_MAX, BULK_BUFFERS_MAX],
             #[cfg(test)]
             lent: Vec::new(),
         })
@@ -273,9 +279,36 @@ impl Buffers {
 
     /// Takes a free buffer of the group, to publish it.
     pub(super) fn take(&mut self, how: Receive) -> Option<u16> {
-        match how {
-            Receive::Multishot | Receive::Single => self.free_small.pop(),
-            Receive::Bulk => self.free_large.pop(),
+        let large = how == Receive::Bulk;
+        let free = if large { &mut self.free_large } else { &mut self.free_small };
+        let id = free.pop()?;
+        self.free_least[usize::from(large)] = self.free_least[usize::from(large)].min(free.len());
+        self.touched[usize::from(id)] = true;
+        Some(id)
+    }
+
+    /// Gives back the pages of the buffers that were free all the time since the last call, or of all that are free. They
+    /// are last in the list, as those freed last are taken first.
+    pub fn tidy(&mut self, all: bool) {
+        let mut idle = Vec::new();
+        for (free, least) in [&self.free_small, &self.free_large].into_iter().zip(&mut self.free_least) {
+            let unused = if all { free.len() } else { *least };
+            idle.extend(free[..unused].iter().filter(|id| self.touched[usize::from(**id)]));
+            *least = free.len();
+        }
+        idle.sort_unstable();
+        for run in idle.chunk_by(|one, next| one + 1 == *next && (*next != FIRST_LARGE)) {
+            let ((start, _), (_, bytes)) = (self.room(run[0]), self.room(run[0]));
+            // SAFETY: the buffers of the run lie side by side inside the mapping, as those of one size do. They are free: neither has
+            // the kernel been given them nor does a chain hold them, so nobody minds that they are zeros afterwards.
+            if unsafe { libc::madvise(start.as_ptr().cast(), run.len() * bytes, libc::MADV_DONTNEED) } == 0 {
+                run.iter().for_each(|id| self.touched[usize::from(*id)] = false);
+            }
+        }
+        if self.heap_bytes == 0 && self.heap_free.len() == self.heap.len() {
+            (self.heap, self.heap_free) = (Vec::new(), Vec::new());
+            self.links.truncate(POOLED);
+            self.links.shrink_to_fit();
         }
     }
 
@@ -378,6 +411,14 @@ impl Drop for Buffers {
 #[cfg(test)]
 #[derive(Debug)]
 pub struct Lent(Vec<u32>);
+
+#[cfg(test)]
+impl Buffers {
+    /// Pooled buffers that may have pages.
+    pub(super) fn touched(&self) -> usize {
+        self.touched.iter().filter(|touched| **touched).count()
+    }
+}
 
 /// For engines without a kernel: they see to it that nobody frees what a kernel would still read.
 #[cfg(test)]

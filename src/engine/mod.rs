@@ -272,6 +272,10 @@ pub trait Engine {
     /// Between whom the connection is. Two system calls: to be asked once, and only where somebody wants to know.
     fn addresses(&mut self, socket: &Self::Socket) -> Addresses;
 
+    /// Gives memory back that traffic has left behind, and says whether more will follow if it is called again. To be called now
+    /// and then while there is traffic, and after it. `freed`: its owner has just freed much.
+    fn tidy(&mut self, freed: bool) -> bool;
+
     /// Submits what was asked for, waits up to `timeout` (`None`: for ever) for at least one completion, and appends
     /// what has completed to `completions`. Returns early, with nothing, on a signal.
     ///

@@ -73,8 +73,8 @@ impl Relay {
             }
             Phase::Relaying { .. } if !self.end(side.other()).is_open() => self.finish(false),
             Phase::Relaying { .. } => {
-                let until = now + RESET_FLUSH_MAX;
-                self.phase = Phase::Resetting { broken: side, until, poll_at: None, step: UNSENT_POLL_MIN };
+                let (until, step_ms) = (now + RESET_FLUSH_MAX, UNSENT_POLL_MIN.as_millis() as u16);
+                self.phase = Phase::Resetting { broken: side, until, poll_at: Time::ZERO, step_ms };
             }
             Phase::Resetting { broken, .. } if broken != side => self.finish(false),
             Phase::Resetting { .. } | Phase::ConnectCancelling(_) | Phase::Ending => {}
@@ -175,7 +175,7 @@ impl Relay {
         match self.phase {
             Phase::AwaitingHeader { until } if now >= until => self.turn_away(CloseReason::Header(HeaderFault::Late)),
             Phase::Queued { until, .. } if now >= until => self.refuse(CloseReason::QueueTimeout, now, rules),
-            Phase::Queued { since, until, watch_at } if now >= watch_at => self.watch_queued(since, until),
+            Phase::Queued { until, watch_at } if now >= watch_at => self.watch_queued(until),
             Phase::Connecting { until } if now >= until => self.cancel_connect(Cancelled::Deadline),
             Phase::Relaying { .. } if rules.idle_timeout.is_some_and(|timeout| now >= self.active_at + timeout) => {
                 self.time_is_up(CloseReason::IdleTimeout);
@@ -192,8 +192,8 @@ impl Relay {
     }
 
     /// A client that waits and is not received from: only a watch sees its reset.
-    fn watch_queued(&mut self, since: Time, until: Time) {
-        self.phase = Phase::Queued { since, until, watch_at: Time::NEVER };
+    fn watch_queued(&mut self, until: Time) {
+        self.phase = Phase::Queued { until, watch_at: Time::NEVER };
         let client = self.end_mut(Side::Client);
         if !client.receives() && client.watch == Watch::Off {
             client.watch = Watch::Armed;
@@ -231,7 +231,7 @@ impl Relay {
 
     /// Begins or stops receiving from `side`, as what waits for the other side demands.
     fn pace(&mut self, side: Side) {
-        let queued = self.end(side.other()).queued;
+        let queued = self.end(side.other()).queued as usize;
         let end = self.end_mut(side);
         match end.rx {
             Rx::Off if end.is_open() && queued <= end.pieces.room() => self.arm(side),
@@ -287,22 +287,19 @@ impl Relay {
         }
         self.close_side(broken, false);
         let Phase::Resetting { poll_at, .. } = &mut self.phase else { return };
-        if poll_at.is_none_or(|at| at <= now)
-            && self.ends[toward as usize].queued == 0
-            && !self.ends[toward as usize].sends()
-        {
-            *poll_at = None;
+        if *poll_at <= now && self.ends[toward as usize].queued == 0 && !self.ends[toward as usize].sends() {
+            *poll_at = Time::ZERO;
             self.want(Todo::PollUnsent, toward);
         }
     }
 
-    fn advance_refusing(&mut self, discarded: u64, answering: bool, rules: &Rules) {
+    fn advance_refusing(&mut self, discarded: u32, answering: bool, rules: &Rules) {
         if answering {
             return self.push(Side::Client);
         }
         let client = self.end(Side::Client);
         // Who has been answered may still be saying all of a long request before it looks: that is bounded in time alone.
-        let enough = discarded > REFUSAL_DISCARD_BYTES_MAX && rules.when_none != WhenNone::Http503;
+        let enough = u64::from(discarded) > REFUSAL_DISCARD_BYTES_MAX && rules.when_none != WhenNone::Http503;
         if client.rx_over() || enough {
             self.finish(false);
         } else if client.rx == Rx::Off {
@@ -364,8 +361,9 @@ impl Relay {
         match self.phase {
             Phase::Choosing | Phase::ConnectCancelling(_) | Phase::Ending => Time::NEVER,
             Phase::AwaitingHeader { until } | Phase::Connecting { until } | Phase::Refusing { until, .. } => until,
-            Phase::Queued { until, watch_at, .. } => until.min(watch_at),
-            Phase::Resetting { until, poll_at, .. } => until.min(poll_at.unwrap_or(Time::NEVER)),
+            Phase::Queued { until, watch_at } => until.min(watch_at),
+            Phase::Resetting { until, poll_at: Time::ZERO, .. } => until,
+            Phase::Resetting { until, poll_at, .. } => until.min(poll_at),
             Phase::Relaying { look_at, watch_at } => {
                 let idle = rules.idle_timeout.map_or(Time::NEVER, |timeout| self.active_at + timeout);
                 idle.min(look_at).min(watch_at).min(self.last_at)

@@ -24,7 +24,7 @@ pub struct Relay {
     pub(super) active_at: Time,
     /// When the wheel is to call again.
     pub(super) next: Time,
-    /// When the first backend was wanted.
+    /// When the first backend was wanted, less the time in the queue. While it is queued: how long it had taken before that.
     pub(super) started_at: Time,
     /// When it has lasted long enough.
     pub(super) last_at: Time,
@@ -37,7 +37,6 @@ pub(super) enum Phase {
     },
     Choosing,
     Queued {
-        since: Time,
         until: Time,
         watch_at: Time,
     },
@@ -49,17 +48,17 @@ pub(super) enum Phase {
         look_at: Time,
         watch_at: Time,
     },
-    /// `poll_at`: when to ask again what is unacknowledged; `None`: as soon as all is sent.
+    /// `poll_at`: when to ask again what is unacknowledged; [`Time::ZERO`]: as soon as all is sent.
     Resetting {
         broken: Side,
         until: Time,
-        poll_at: Option<Time>,
-        step: Duration,
+        poll_at: Time,
+        step_ms: u16,
     },
     /// `answering`: the client has not been told in words yet, as it is to be.
     Refusing {
         until: Time,
-        discarded: u64,
+        discarded: u32,
         answering: bool,
     },
     Ending,
@@ -86,9 +85,11 @@ pub(super) struct End {
     /// Something was sent since the last look at the connection.
     pub(super) sent: bool,
     /// Bytes received from the other side and not yet taken by the kernel for this one.
-    pub(super) queued: usize,
-    /// The last look: since when the peer has said nothing although something is unanswered.
-    pub(super) mute: Option<(u32, Time)>,
+    pub(super) queued: u32,
+    /// What was heard of the peer at the last look.
+    pub(super) heard: u32,
+    /// Since when it has said nothing although something is unanswered; [`Time::NEVER`] where nothing is.
+    pub(super) mute_since: Time,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -168,7 +169,8 @@ impl End {
             hung_up: false,
             sent: false,
             queued: 0,
-            mute: None,
+            heard: 0,
+            mute_since: Time::NEVER,
         }
     }
 
@@ -211,7 +213,7 @@ impl Relay {
         };
         match start {
             Start::Choose { waiting } => {
-                relay.end_mut(Side::Backend).queued = waiting;
+                relay.end_mut(Side::Backend).queued = waiting as u32;
                 relay.want(Todo::Choose, Side::Client);
                 relay.arm(Side::Client);
             }
@@ -354,7 +356,7 @@ impl Relay {
         self.active_at = now;
         if self.discards(side) {
             match &mut self.phase {
-                Phase::Refusing { discarded, .. } => *discarded += bytes as u64,
+                Phase::Refusing { discarded, .. } => *discarded = discarded.saturating_add(bytes as u32),
                 Phase::Ending => self.end_rudely(),
                 _ => {}
             }
@@ -364,7 +366,7 @@ impl Relay {
             return self.advance(now, rules);
         }
         let other = side.other();
-        self.end_mut(other).queued += bytes;
+        self.end_mut(other).queued += bytes as u32;
         let bulk = self.note_piece(side, bytes);
         if !more {
             self.end_mut(side).rx = Rx::Off;
@@ -377,7 +379,7 @@ impl Relay {
             return;
         }
         self.push(other);
-        if bulk || self.end(other).queued >= WATERMARK_HIGH_BYTES {
+        if bulk || self.end(other).queued as usize >= WATERMARK_HIGH_BYTES {
             self.advance(now, rules);
         }
     }
@@ -387,7 +389,7 @@ impl Relay {
             self.active_at = now;
         }
         let end = self.end_mut(side);
-        end.queued -= bytes;
+        end.queued -= bytes as u32;
         end.sent = true;
         let recalled = end.tx == Tx::Recalling;
         end.tx = Tx::Idle;
@@ -421,7 +423,7 @@ impl Relay {
     }
 
     fn handle_header_read(&mut self, waiting: usize, now: Time) {
-        self.end_mut(Side::Backend).queued = waiting;
+        self.end_mut(Side::Backend).queued = waiting as u32;
         self.phase = Phase::Choosing;
         // The budget for connects begins when one can be made.
         self.started_at = now;
@@ -430,20 +432,23 @@ impl Relay {
 
     fn handle_answered(&mut self, bytes: usize) {
         if matches!(self.phase, Phase::Refusing { .. }) {
-            self.end_mut(Side::Client).queued = bytes;
+            self.end_mut(Side::Client).queued = bytes as u32;
         }
     }
 
     fn handle_queued(&mut self, now: Time, rules: &Rules) {
         let receives = self.end(Side::Client).receives();
         let watch_at = if receives { Time::NEVER } else { now + WATCH_AFTER };
-        self.phase = Phase::Queued { since: now, until: now + rules.queue_timeout, watch_at };
+        self.started_at = Time::from_nanos(now.nanos().saturating_sub(self.started_at.nanos()));
+        self.phase = Phase::Queued { until: now + rules.queue_timeout, watch_at };
     }
 
     fn handle_placed(&mut self, now: Time) {
-        let Phase::Queued { since, .. } = self.phase else { return };
+        if !self.is_queued() {
+            return;
+        }
         // Waiting is not part of the budget for connects.
-        self.started_at = self.started_at + now.since(since);
+        self.started_at = Time::from_nanos(now.nanos().saturating_sub(self.started_at.nanos()));
         self.phase = Phase::Choosing;
     }
 
@@ -558,10 +563,10 @@ impl Relay {
     }
 
     fn handle_unsent(&mut self, side: Side, bytes: usize, now: Time) {
-        let Phase::Resetting { broken, poll_at, step, .. } = &mut self.phase else { return };
+        let Phase::Resetting { broken, poll_at, step_ms, .. } = &mut self.phase else { return };
         if bytes > 0 {
-            *poll_at = Some(now + *step);
-            *step = (*step * 2).min(UNSENT_POLL_MAX);
+            *poll_at = now + Duration::from_millis((*step_ms).into());
+            *step_ms = (*step_ms * 2).min(UNSENT_POLL_MAX.as_millis() as u16);
             return;
         }
         let broken = *broken;
@@ -574,12 +579,14 @@ impl Relay {
     fn handle_mute(&mut self, side: Side, heard: Option<u32>, now: Time, rules: &Rules) {
         let Some(timeout) = rules.dead_peer_timeout else { return };
         let end = self.end_mut(side);
-        end.mute = match (heard, end.mute) {
-            (None, _) => None,
-            (Some(heard), Some((before, since))) if before == heard => Some((heard, since)),
-            (Some(heard), _) => Some((heard, now)),
+        let Some(heard) = heard else {
+            end.mute_since = Time::NEVER;
+            return;
         };
-        if end.mute.is_some_and(|(_, since)| now.since(since) >= timeout) && end.is_open() {
+        if end.mute_since == Time::NEVER || end.heard != heard {
+            (end.heard, end.mute_since) = (heard, now);
+        }
+        if now.since(end.mute_since) >= timeout && end.is_open() {
             self.blame(CloseReason::DeadPeer(side));
             self.end_all(true);
         }

@@ -3,23 +3,23 @@
 use crate::limits::{BUFFER_BYTES, BULK_BUFFER_BYTES, SPLICE_PIECE_BYTES, WATERMARK_LOW_BYTES};
 
 /// So many small pieces in a row and a direction is not bulk any more.
-const SMALL_PIECES: u8 = 8;
+const SMALL_PIECES: i8 = 8;
 
 /// So many full small pieces in a row, 32 KiB, and it is.
 pub(super) const FULL_PIECES: u8 = 8;
 
 /// So many pieces in a row that were worth splicing, and it is spliced.
-const WORTHY_PIECES: u8 = 4;
+const WORTHY_PIECES: i8 = 4;
 
 /// How a side is received from. Bulk shows itself by full buffers, and its end by pieces that need no large one.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pieces {
     /// In small ones, until further notice; so many in a row were full.
     Small { full: u8 },
-    /// In large ones, each asked for by itself; so many in a row would have fit a small buffer, so many were worth splicing.
-    Large { small: u8, worthy: u8 },
+    /// In large ones, each asked for by itself; so many in a row were worth splicing or, below 0, would have fit a small buffer.
+    Large { run: i8 },
     /// Through a pipe, each asked for by itself; so many in a row were not worth it.
-    Spliced { small: u8 },
+    Spliced { small: i8 },
 }
 
 impl Pieces {
@@ -27,7 +27,7 @@ impl Pieces {
     pub(super) const NEW: Pieces = Pieces::Small { full: 0 };
 
     /// The side is bulk.
-    pub(super) const BULK: Pieces = Pieces::Large { small: 0, worthy: 0 };
+    pub(super) const BULK: Pieces = Pieces::Large { run: 0 };
 
     /// Whether each piece is asked for by itself, into a large buffer.
     pub(super) const fn are_large(self) -> bool {
@@ -55,17 +55,17 @@ impl Pieces {
     }
 
     /// What follows from one more piece.
-    pub(super) const fn after(self, bytes: usize) -> Pieces {
+    pub(super) fn after(self, bytes: usize) -> Pieces {
         match self {
             Pieces::Small { full } if bytes >= BUFFER_BYTES => Pieces::Small { full: full.saturating_add(1) },
             Pieces::Small { .. } => Pieces::Small { full: 0 },
-            Pieces::Large { small, .. } if bytes < BUFFER_BYTES => match small + 1 {
-                SMALL_PIECES => Pieces::Small { full: 0 },
-                small => Pieces::Large { small, worthy: 0 },
+            Pieces::Large { run } if bytes < BUFFER_BYTES => match run.min(0) - 1 {
+                run if run == -SMALL_PIECES => Pieces::Small { full: 0 },
+                run => Pieces::Large { run },
             },
-            Pieces::Large { worthy, .. } if bytes >= SPLICE_PIECE_BYTES => match worthy + 1 {
+            Pieces::Large { run } if bytes >= SPLICE_PIECE_BYTES => match run.max(0) + 1 {
                 WORTHY_PIECES => Pieces::Spliced { small: 0 },
-                worthy => Pieces::Large { small: 0, worthy },
+                run => Pieces::Large { run },
             },
             Pieces::Large { .. } => Pieces::BULK,
             Pieces::Spliced { small } if bytes < SPLICE_PIECE_BYTES => match small + 1 {

@@ -35,6 +35,7 @@ use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::{Completion, Engine, Event, Owner, Role, host, socket};
 use crate::errno::Errno;
+use crate::limits::VECTORS_KEPT;
 use crate::metrics::{Announced, Recorder, RingCells};
 use crate::relay::Kill;
 use crate::slots::Key;
@@ -145,6 +146,7 @@ impl Worker {
             for completion in completions.drain(..) {
                 woken |= self.handle(completion);
             }
+            completions.shrink_to(8 * VECTORS_KEPT);
             if woken {
                 self.hear();
             }

@@ -5,6 +5,7 @@
 //! finds its session or finds that it has gone.
 
 mod census;
+mod rarely;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -13,12 +14,15 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::balance::settings::Policy;
-use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Sought, Ticket, Tried};
+use crate::balance::{BackendId, Chooser, Claim, Failure, Next, Random, Request, Sought, Tried};
 use crate::engine::{
     self, Addresses, Chain, Completion, Engine, Event, OpKind, Owner, Receive, Role, SocketOptions, Spliced,
 };
 use crate::errno::Errno;
-use crate::limits::{BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, RECLAIM_INTERVAL, SPILL_BYTES_MAX};
+use crate::limits::{
+    BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, FLIGHTS_BYTES, RECLAIM_INTERVAL, SESSION_BYTES_MAX, SPILL_BYTES_MAX,
+    TIDY_INTERVAL, TIMER_BYTES, VECTORS_KEPT,
+};
 use crate::metrics::{ListenerCells, Recorder};
 use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
 use crate::slots::{Key, Slots};
@@ -27,12 +31,14 @@ use crate::wire::proxy::{Command, Parsed};
 use crate::wire::refusal::HTTP_503;
 use crate::worker::clients::{ClientRules, Place};
 use crate::worker::identity::{self, ProxyProtocol};
-use crate::worker::log::{SessionLog, Trace};
+use crate::worker::log::SessionLog;
 use crate::worker::news::{News, Reporter};
 use crate::worker::sources::{Source, Sources};
 use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
-use crate::worker::timers::{Timer, Timers};
+use crate::worker::timers::Timers;
+
+use rarely::Rarely;
 
 /// Where a listener's clients go, as one worker sees it.
 pub struct Route {
@@ -94,12 +100,8 @@ struct Session<S> {
     sent_in: [u16; 2],
     route: u16,
     claim: Option<Claim>,
-    /// Its turn in the queue for a place.
-    ticket: Option<Box<Ticket>>,
-    client: Option<SocketAddr>,
-    /// Counts for its client, where clients are counted.
-    place: Option<Place>,
-    tried: Option<Box<Tried>>,
+    /// What most sessions do without.
+    rarely: Rarely,
     backend: Option<BackendId>,
     /// Where its connect comes from.
     source: Source,
@@ -107,24 +109,27 @@ struct Session<S> {
     connected: bool,
     /// To be ended once the connect that is in flight has succeeded.
     doomed: Option<Kill>,
-    /// The only timer that counts; those set before it are ignored when they fire.
-    timer: Time,
     started: Time,
     tally: Tally,
-    /// What the access log wants to know, where there is one.
-    trace: Option<Box<Trace>>,
 }
+
+/// What a session takes at rest, with its row of what is in flight and its timer.
+const _: () =
+    assert!(Slots::<Session<std::os::fd::OwnedFd>>::SLOT_BYTES + FLIGHTS_BYTES + TIMER_BYTES <= SESSION_BYTES_MAX);
 
 /// What the sessions of a worker share.
 struct Context {
     routes: Vec<Route>,
     recorder: Recorder,
     timers: Timers,
-    due: Vec<Timer>,
+    /// The slots whose timers are due.
+    due: Vec<u32>,
     /// Sides that wait for a small, and for a large buffer.
     starved: [VecDeque<(Key, Side)>; 2],
     reclaim_at: Time,
     reclaim_turn: u16,
+    /// When memory is given back next; [`Time::NEVER`] while nothing happens.
+    tidy_at: Time,
     ended: Vec<Ended>,
     random: Random,
     log: Option<SessionLog>,
@@ -148,6 +153,7 @@ impl<E: Engine> Sessions<E> {
             starved: [VecDeque::new(), VecDeque::new()],
             reclaim_at: Time::NEVER,
             reclaim_turn: 0,
+            tidy_at: Time::NEVER,
             ended: Vec::new(),
             random: Random::new(now.nanos()),
             log: None,
@@ -208,17 +214,12 @@ impl<E: Engine> Sessions<E> {
             sent_in: [0; 2],
             route,
             claim: None,
-            ticket: None,
-            client,
-            place,
-            tried: None,
+            rarely: Rarely::new(client, place, self.context.log.is_some()),
             backend: None,
             source: Source::default(),
             connected: false,
             doomed: None,
-            timer: Time::NEVER,
             started: now,
-            trace: self.context.log.as_ref().map(|_| Box::default()),
         };
         let key = self.slots.insert(session).map_err(|mut session| {
             engine.buffers().clear(&mut session.chains[Side::Backend as usize]);
@@ -234,6 +235,9 @@ impl<E: Engine> Sessions<E> {
     /// Handles a completion whose owner is a session.
     pub fn handle(&mut self, engine: &mut E, completion: Completion<E::Socket>, now: Time) {
         let Completion { owner, event } = completion;
+        if self.context.tidy_at == Time::NEVER {
+            self.context.tidy_at = now + TIDY_INTERVAL;
+        }
         let side = if owner.role == role(Side::Client) { Side::Client } else { Side::Backend };
         let Some(session) = self.slots.get_mut(owner.key) else {
             // Cannot be while sessions end by a join; but a buffer must not be lost even then.
@@ -278,23 +282,26 @@ impl<E: Engine> Sessions<E> {
     pub fn tick(&mut self, engine: &mut E, now: Time) {
         let mut due = std::mem::take(&mut self.context.due);
         self.context.timers.expire(now, &mut due);
-        for timer in due.drain(..) {
-            if let Some(session) = self.slots.get_mut(timer.key)
-                && session.timer == timer.at
-            {
+        for slot in due.drain(..) {
+            let key = self.slots.key(slot);
+            if let Some((key, session)) = key.and_then(|key| Some((key, self.slots.get_mut(key)?))) {
                 session.report(now);
-                self.input(engine, timer.key, Input::Tick, now);
+                self.input(engine, key, Input::Tick, now);
             }
         }
         self.context.due = due;
         self.reclaim(engine, now);
         self.feed(engine, now);
+        if now >= self.context.tidy_at {
+            self.tidy(engine, now);
+        }
     }
 
     /// When [`tick`](Sessions::tick) is wanted at the latest, completions or not.
     pub fn next_deadline(&self) -> Option<Time> {
-        let reclaim = (self.context.reclaim_at != Time::NEVER).then_some(self.context.reclaim_at);
-        self.context.timers.next().into_iter().chain(reclaim).min()
+        let Context { timers, reclaim_at, tidy_at, .. } = &self.context;
+        let others = [*reclaim_at, *tidy_at].into_iter().filter(|at| *at != Time::NEVER);
+        timers.next().into_iter().chain(others).min()
     }
 
     /// Ends all sessions.
@@ -351,7 +358,7 @@ impl<E: Engine> Sessions<E> {
         }
         self.input(engine, key, Input::Placed, now);
         let Some(session) = self.slots.get_mut(key) else { return };
-        session.ticket = None;
+        session.rarely.leave_queue();
         let owner = Owner { key, role: role(Side::Backend) };
         let begun = session.connect(engine, owner, claim, &mut self.context, now);
         self.input(engine, key, begun, now);
@@ -362,7 +369,7 @@ impl<E: Engine> Sessions<E> {
     pub fn queued(&self) -> impl Iterator<Item = (Key, bool)> {
         let session = |key: Key| self.slots.get(key).map(|session| (key, session));
         let queued = self.slots.keys().filter_map(session).filter(|(_, session)| session.relay.is_queued());
-        queued.map(|(key, session)| (key, session.tried.is_some()))
+        queued.map(|(key, session)| (key, session.rarely.has_tried()))
     }
 
     /// Takes the sessions that have ended since the last call.
@@ -403,9 +410,10 @@ impl<E: Engine> Sessions<E> {
 
     /// Tells of a session that has ended.
     fn end(&mut self, key: Key, mut session: Session<E::Socket>, reason: CloseReason, now: Time) {
-        if let (Some(log), Some(trace)) = (&self.context.log, session.trace.take()) {
+        self.context.timers.clear(key.index());
+        if let (Some(log), Some(trace)) = (&self.context.log, session.rarely.take_trace()) {
             let end = trace.end(reason, session.tally.received(), (session.started, now));
-            log.end(key, session.route, session.client, now, end);
+            log.end(key, session.route, session.rarely.client(), now, end);
         }
         self.context.ended.push(session.ended(key, reason));
     }
@@ -421,6 +429,21 @@ impl<E: Engine> Sessions<E> {
                 self.input(engine, key, Input::BuffersFree(side), now);
             }
         }
+    }
+
+    /// Gives back what a crowd has left behind.
+    #[cold]
+    fn tidy(&mut self, engine: &mut E, now: Time) {
+        let surplus = self.slots.has_surplus();
+        if surplus {
+            self.slots.shrink();
+            self.context.timers.shrink();
+        }
+        self.context.due.shrink_to(VECTORS_KEPT);
+        self.context.ended.shrink_to(VECTORS_KEPT);
+        self.context.starved.iter_mut().for_each(|starved| starved.shrink_to(VECTORS_KEPT));
+        let more = engine.tidy(surplus);
+        self.context.tidy_at = if more || surplus { now + TIDY_INTERVAL } else { Time::NEVER };
     }
 
     /// While buffers or pipes are short: takes them back from sides whose send has not moved for a whole round, so that clients
@@ -483,7 +506,7 @@ impl Context {
 
 impl<S> Session<S> {
     fn ended(&self, key: Key, reason: CloseReason) -> Ended {
-        let (client, backend, received) = (self.client, self.backend, self.tally.received());
+        let (client, backend, received) = (self.rarely.client(), self.backend, self.tally.received());
         Ended { key, route: self.route, reason, client, backend, started: self.started, received }
     }
 
@@ -524,8 +547,8 @@ impl<S> Session<S> {
                 return Some(Input::Answered { bytes: chain.bytes() });
             }
             Action::LeaveQueue => {
-                self.ticket = None;
-                if let Some(trace) = &mut self.trace {
+                self.rarely.leave_queue();
+                if let Some(trace) = self.rarely.trace() {
                     trace.unqueued(now);
                 }
             }
@@ -571,8 +594,7 @@ impl<S> Session<S> {
                 self.close(engine, side, matches!(action, Action::Reset(_)), now);
             }
             Action::Deadline(at) => {
-                self.timer = at;
-                context.timers.set(key, at);
+                context.timers.set(key.index(), at);
             }
             Action::Finished(_) => unreachable!("the caller ends the session"),
         }
@@ -587,7 +609,7 @@ impl<S> Session<S> {
         }
         self.throw_away(engine, side);
         if let Some(socket) = self.sockets[side as usize].take() {
-            if let Some(trace) = &mut self.trace {
+            if let Some(trace) = self.rarely.trace() {
                 trace.closing(side, engine.inspect(&socket).rtt_us);
             }
             if reset { engine.reset(socket) } else { engine.close(socket) }
@@ -628,12 +650,12 @@ impl<S> Session<S> {
             }
             named @ Command::Proxy { .. } => {
                 let client = identity::client(&named);
-                self.client = client.as_ref().and_then(Address::inet);
+                self.rarely.name_client(client.as_ref().and_then(Address::inet));
                 (named, client)
             }
         };
         match clients.admit(client.as_ref()) {
-            Ok(place) => self.place = place,
+            Ok(place) => self.rarely.hold(place),
             Err(reason) => return Some(Input::ClientRefused(reason)),
         }
         let before = chain.bytes();
@@ -653,15 +675,15 @@ impl<S> Session<S> {
         let route = &mut context.routes[usize::from(self.route)];
         let none = Tried::new();
         let request = Request {
-            client: self.client.map(|client| client.ip().to_canonical()),
-            tried: self.tried.as_deref().unwrap_or(&none),
+            client: self.rarely.client().map(|client| client.ip().to_canonical()),
+            tried: self.rarely.tried().unwrap_or(&none),
         };
         match route.chooser.seek(&request, owner.key, now) {
             Sought::Place(claim) => self.connect(engine, owner, claim, context, now),
             Sought::Waits(ticket) => {
                 tracing::debug!(waiting = route.chooser.pool().waiting(), "client waits");
-                self.ticket = Some(Box::new(ticket));
-                if let Some(trace) = &mut self.trace {
+                self.rarely.queue(ticket);
+                if let Some(trace) = self.rarely.trace() {
                     trace.queued(now);
                 }
                 Input::Queued
@@ -682,7 +704,7 @@ impl<S> Session<S> {
     ) -> Input {
         self.backend = Some(claim.backend().id());
         self.tally.choose(context.recorder.backend(self.route, claim.backend().id()), now);
-        if let (Some(trace), Some(log)) = (&mut self.trace, &mut context.log) {
+        if let (Some(trace), Some(log)) = (self.rarely.trace(), &mut context.log) {
             trace.choose(log.names(self.route, claim.backend()), now);
         }
         self.doomed = None;
@@ -727,10 +749,10 @@ impl<S> Session<S> {
             let (pool, backend) = (route.chooser.pool().name().to_owned(), claim.backend().name().to_owned());
             route.reporter.tell(News::Returned { pool, backend });
         }
-        self.tried = None;
+        self.rarely.forget_tried();
         self.connected = true;
         self.tally.connected(now);
-        if let Some(trace) = &mut self.trace {
+        if let Some(trace) = self.rarely.trace() {
             trace.connected(now);
         }
         Input::Connected
@@ -781,7 +803,7 @@ impl<S> Session<S> {
 
     fn fail(&mut self, claim: Claim, (failure, errno): (Failure, Errno), route: &Route, now: Time) -> Input {
         self.tally.fail(failure);
-        self.tried.get_or_insert_default().insert(claim.backend());
+        self.rarely.note_tried(claim.backend());
         let backend = claim.backend_shared();
         let Next { go_on, counts, ejected } = claim.connect_failed(failure, now);
         if ejected {
@@ -844,7 +866,7 @@ impl<S> Session<S> {
     #[cold]
     fn report(&mut self, now: Time) {
         self.tally.report(self.waits(Side::Backend), now);
-        if let Some(trace) = &mut self.trace
+        if let Some(trace) = self.rarely.trace()
             && self.tally.received()[Side::Backend as usize] > 0
         {
             trace.answered(now);

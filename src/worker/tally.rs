@@ -14,15 +14,13 @@ use crate::time::Time;
 pub struct Tally {
     /// Bytes received from each side, without the header of a proxy.
     received: [u64; 2],
-    /// Bytes sent to the backend and received from it that are in its block already.
-    reported: [u64; 2],
-    /// Bytes queued for the backend besides those of its client, less those thrown away: what was sent is what was received
-    /// and this, less what is queued still.
-    extra: i64,
-    /// When the connect began, then when it succeeded.
+    /// Bytes for the backend that its block does not count as sent yet: those that waited for it at the last report, and
+    /// those that came since and were not thrown away. Few, because a report is due before long.
+    unsent: u32,
+    /// Bytes from the backend that are not in its block yet.
+    unreported: u32,
+    /// When the connect began, then when it succeeded; [`Time::NEVER`] once the backend has sent something.
     since: Time,
-    /// The backend has sent something.
-    answered: bool,
     /// The block of the backend that was chosen last.
     cells: Option<Arc<BackendCells>>,
 }
@@ -30,8 +28,7 @@ pub struct Tally {
 impl Tally {
     /// Nothing yet, but so many bytes of our own that are queued for the backend.
     pub const fn new(queued: usize) -> Tally {
-        let extra = queued as i64;
-        Tally { received: [0; 2], reported: [0; 2], extra, since: Time::ZERO, answered: false, cells: None }
+        Tally { received: [0; 2], unsent: queued as u32, unreported: 0, since: Time::ZERO, cells: None }
     }
 
     /// Bytes received from each side, without the header of a proxy.
@@ -68,43 +65,47 @@ impl Tally {
         let before = self.received[side as usize];
         let after = before + bytes as u64;
         self.received[side as usize] = after;
+        match side {
+            Side::Client => self.unsent += bytes as u32,
+            Side::Backend => self.unreported += bytes as u32,
+        }
         before == 0 || (before ^ after) >= BYTES_UNREPORTED_MAX
     }
 
     /// So many bytes of the client were the header of a proxy, and were taken away.
     pub const fn take_header(&mut self, bytes: usize) {
         self.received[Side::Client as usize] -= bytes as u64;
+        self.unsent -= bytes as u32;
     }
 
     /// So many bytes of our own were queued for the backend.
     pub const fn queue(&mut self, bytes: usize) {
-        self.extra += bytes as i64;
+        self.unsent += bytes as u32;
     }
 
     /// Bytes of this side go nowhere.
     pub const fn discard(&mut self, side: Side, bytes: usize) {
         if matches!(side, Side::Client) {
-            self.extra -= bytes as i64;
+            self.unsent -= bytes as u32;
         }
     }
 
     /// Adds to the backend's block what is not there yet. `queued`: bytes that wait for the backend.
     pub fn report(&mut self, queued: usize, now: Time) {
         let Some(cells) = &self.cells else { return };
-        let [from_client, from_backend] = self.received;
-        if from_backend > 0 && !self.answered {
-            self.answered = true;
-            cells.first_byte.record(now - self.since);
+        if self.unreported > 0 {
+            cells.received.add(self.unreported.into());
+            self.unreported = 0;
+            if self.since != Time::NEVER {
+                cells.first_byte.record(now - self.since);
+                self.since = Time::NEVER;
+            }
         }
-        let sent = from_client.wrapping_add_signed(self.extra) - queued as u64;
-        let [sent_before, received_before] = self.reported;
-        if sent != sent_before {
-            cells.sent.add(sent - sent_before);
+        let queued = queued as u32;
+        if self.unsent != queued {
+            cells.sent.add((self.unsent - queued).into());
+            self.unsent = queued;
         }
-        if from_backend != received_before {
-            cells.received.add(from_backend - received_before);
-        }
-        self.reported = [sent, from_backend];
     }
 }
 

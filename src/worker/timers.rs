@@ -1,10 +1,12 @@
-//! One timer wheel a worker: hierarchical, in ticks of 8 ms, with no allocation in steady state.
+//! One timer wheel a worker: hierarchical, in ticks of 8 ms.
 //!
 //! Five levels of 64 slots, each level 64 times as coarse as the one below, so that a timer is moved at most four
 //! times in its life (the hashed hierarchical wheel of Varghese and Lauck, 1987). A word of bits per level finds
-//! the next occupied slot. Nothing is ever cancelled: whoever set a timer ignores one that it has no more use for.
+//! the next occupied slot. Everybody has one timer, and the timers of a slot are linked by the numbers of those whose they are,
+//! in a table: setting one allocates nothing, and who is gone leaves nothing behind.
 
-use crate::slots::Key;
+use crate::limits::TIMER_BYTES;
+use crate::slots::Rows;
 use crate::time::Time;
 
 /// The wheel's resolution: a timer fires up to this much late, and never early.
@@ -13,8 +15,6 @@ pub const TICK_MILLIS: u64 = 8;
 const LEVELS: usize = 5;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// Emptied slots keep room for so many timers, and give back what a burst has left above it.
-const ROOM_KEPT: usize = 64;
 
 /// The timers of one worker.
 #[derive(Debug)]
@@ -22,18 +22,32 @@ pub struct Timers {
     /// Everything before this tick has fired.
     tick: u64,
     occupied: [u64; LEVELS],
-    slots: Vec<Vec<Timer>>,
-    /// Timers of a slot that is being spread over finer ones.
-    moving: Vec<Timer>,
+    /// Whose timer is the first in each slot.
+    firsts: Box<[u32; LEVELS * SLOTS]>,
+    timers: Rows<Timer>,
 }
 
-/// A timer that has come due.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Timer {
-    /// Whose it is.
-    pub key: Key,
-    /// For when it was set.
-    pub at: Time,
+/// One timer. As it is made it is not set.
+#[derive(Copy, Clone, Debug)]
+struct Timer {
+    at: Time,
+    /// Whose comes before it in its slot; of the first, [`SLOT`] and the slot's number.
+    before: u32,
+    /// Whose comes behind it.
+    behind: u32,
+}
+
+const _: () = assert!(size_of::<Timer>() == TIMER_BYTES);
+
+/// Nobody's.
+const NONE: u32 = u32::MAX;
+/// Above the numbers of all whose timers they are.
+const SLOT: u32 = 1 << 31;
+
+impl Default for Timer {
+    fn default() -> Timer {
+        Timer { at: Time::NEVER, before: NONE, behind: NONE }
+    }
 }
 
 impl Timers {
@@ -42,16 +56,39 @@ impl Timers {
         Timers {
             tick: now.millis() / TICK_MILLIS,
             occupied: [0; LEVELS],
-            slots: std::iter::repeat_with(Vec::new).take(LEVELS * SLOTS).collect(),
-            moving: Vec::new(),
+            firsts: Box::new([NONE; LEVELS * SLOTS]),
+            timers: Rows::default(),
         }
     }
 
-    /// Sets a timer. One that lies in the past fires with the next [`expire`](Timers::expire); [`Time::NEVER`] is none.
-    pub fn set(&mut self, key: Key, at: Time) {
+    /// Sets the timer of number `whose`, in place of what was set before. One that lies in the past fires with the next
+    /// [`expire`](Timers::expire); [`Time::NEVER`] is none.
+    pub fn set(&mut self, whose: u32, at: Time) {
+        self.clear(whose);
         if at != Time::NEVER {
-            self.place(Timer { key, at });
+            self.timers.row(whose).at = at;
+            self.place(whose);
         }
+    }
+
+    /// Takes the timer of number `whose` back.
+    pub fn clear(&mut self, whose: u32) {
+        let Some(&Timer { before, behind, .. }) = self.timers.get(whose).filter(|timer| timer.before != NONE) else {
+            return;
+        };
+        if before & SLOT == 0 {
+            self.timers.row(before).behind = behind;
+        } else {
+            let slot = (before & !SLOT) as usize;
+            self.firsts[slot] = behind;
+            if behind == NONE {
+                self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
+            }
+        }
+        if behind != NONE {
+            self.timers.row(behind).before = before;
+        }
+        *self.timers.row(whose) = Timer::default();
     }
 
     /// When the wheel wants to be looked at next; nothing can be due before.
@@ -60,29 +97,39 @@ impl Timers {
         ticks.min().map(|tick| Time::from_millis(tick * TICK_MILLIS))
     }
 
-    /// Appends to `due` all that is due at `now`.
-    pub fn expire(&mut self, now: Time, due: &mut Vec<Timer>) {
+    /// Appends to `due` whose timers are due at `now`.
+    pub fn expire(&mut self, now: Time, due: &mut Vec<u32>) {
         let until = now.millis() / TICK_MILLIS;
         while let Some((level, tick)) = self.earliest(until) {
             self.tick = tick;
             let slot = slot_of(level, tick);
             self.occupied[level] &= !(1 << (slot % SLOTS));
-            if level == 0 {
-                due.append(&mut self.slots[slot]);
-            } else {
-                let mut moving = std::mem::replace(&mut self.slots[slot], std::mem::take(&mut self.moving));
-                moving.drain(..).for_each(|timer| self.place(timer));
-                self.moving = moving;
-                self.moving.shrink_to(ROOM_KEPT);
+            let mut whose = std::mem::replace(&mut self.firsts[slot], NONE);
+            while whose != NONE {
+                let timer = self.timers.row(whose);
+                let behind = timer.behind;
+                if level == 0 {
+                    *timer = Timer::default();
+                    due.push(whose);
+                } else {
+                    self.place(whose);
+                }
+                whose = behind;
             }
-            self.slots[slot].shrink_to(ROOM_KEPT);
         }
         self.tick = self.tick.max(until);
     }
 
-    fn place(&mut self, timer: Timer) {
+    /// Lets go of the parts of the table where no timer is set.
+    pub fn shrink(&mut self) {
+        self.timers.shrink(|timer| timer.before == NONE);
+    }
+
+    /// Puts a timer, which is in no slot, into the one of its time.
+    fn place(&mut self, whose: u32) {
         // Rounded up: never early.
-        let tick = timer.at.nanos().div_ceil(TICK_MILLIS * 1_000_000).max(self.tick);
+        let at = self.timers.row(whose).at;
+        let tick = at.nanos().div_ceil(TICK_MILLIS * 1_000_000).max(self.tick);
         let differing = (tick ^ self.tick) | (SLOTS as u64 - 1);
         let level = ((63 - differing.leading_zeros()) / SLOT_BITS) as usize;
         // Beyond the last level, or across its wrap: looked at again when its slot comes, at the latest after one round.
@@ -90,7 +137,11 @@ impl Timers {
         let (level, tick) = if level < LEVELS { (level, tick) } else { (LEVELS - 1, tick.min(farthest)) };
         let slot = slot_of(level, tick);
         self.occupied[level] |= 1 << (slot % SLOTS);
-        self.slots[slot].push(timer);
+        let behind = std::mem::replace(&mut self.firsts[slot], whose);
+        if behind != NONE {
+            self.timers.row(behind).before = whose;
+        }
+        *self.timers.row(whose) = Timer { at, before: SLOT | slot as u32, behind };
     }
 
     /// The first occupied slot that begins at `until` or before. Of two that begin together the coarser comes first, because
@@ -123,62 +174,82 @@ const fn slot_of(level: usize, tick: u64) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::time::Duration;
-
-    fn key(index: u32) -> Key {
-        Key::new(index, 0)
-    }
 
     #[test]
     fn a_timer_in_the_past_fires_at_once_and_never_is_none() {
         let mut timers = Timers::new(Time::from_millis(5_000));
-        timers.set(key(1), Time::from_millis(10));
-        timers.set(key(2), Time::NEVER);
+        timers.set(1, Time::from_millis(10));
+        timers.set(2, Time::NEVER);
         let mut due = Vec::new();
         timers.expire(Time::from_millis(5_000), &mut due);
-        assert_eq!(due, [Timer { key: key(1), at: Time::from_millis(10) }]);
+        assert_eq!(due, [1]);
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn what_is_gone_leaves_nothing_behind() {
+        let mut timers = Timers::new(Time::ZERO);
+        for whose in 0..1000 {
+            timers.set(whose, Time::from_millis(20_000 + u64::from(whose % 3)));
+        }
+        for whose in (0..1000).filter(|whose| *whose != 640) {
+            timers.clear(whose);
+        }
+        timers.shrink();
+        assert!(timers.timers.get(1).is_none() && timers.timers.get(640).is_some());
+        timers.clear(640);
         assert_eq!(timers.next(), None);
     }
 
     proptest! {
-        /// Every timer fires exactly once, not early, and at most a tick late when the wheel is driven by `next`.
+        /// Every timer that is not taken back or set anew fires exactly once, not early, and at most a tick late when the wheel
+        /// is driven by `next`.
         #[test]
         fn timers_fire_once_and_in_time(
             start in 0u64..1 << 40,
-            delays in proptest::collection::vec((0u64..5_000, 0u32..40), 1..80),
+            steps in proptest::collection::vec((0u32..30, 0u64..5_000, 0u32..40), 1..200),
         ) {
             let mut now = Time::from_millis(start);
             let mut timers = Timers::new(now);
-            let mut wanted: Vec<Timer> = Vec::new();
-            let mut fired: Vec<Timer> = Vec::new();
-            for (index, (delay, shift)) in delays.into_iter().enumerate() {
-                // Spread over all levels and beyond the last.
-                let at = now + Duration::from_millis(delay << (shift % 24));
-                timers.set(key(index as u32), at);
-                wanted.push(Timer { key: key(index as u32), at });
+            let mut set: BTreeMap<u32, Time> = BTreeMap::new();
+            for (index, (whose, delay, shift)) in steps.into_iter().enumerate() {
+                if shift == 39 {
+                    timers.clear(whose);
+                    set.remove(&whose);
+                } else {
+                    // Spread over all levels and beyond the last.
+                    let at = now + Duration::from_millis(delay << (shift % 24));
+                    timers.set(whose, at);
+                    set.insert(whose, at);
+                }
                 if index % 7 == 0 && let Some(next) = timers.next() {
                     now = now.max(next);
-                    check(&mut timers, now, &mut fired)?;
+                    check(&mut timers, now, &mut set)?;
                 }
             }
             let mut rounds = 0;
             while let Some(next) = timers.next() {
                 now = now.max(next);
-                check(&mut timers, now, &mut fired)?;
+                check(&mut timers, now, &mut set)?;
                 rounds += 1;
                 prop_assert!(rounds < 10_000, "the wheel turns without end");
             }
-            fired.sort_by_key(|timer| timer.key.index());
-            prop_assert_eq!(fired, wanted);
+            prop_assert!(set.is_empty(), "{set:?} did not fire");
+            timers.shrink();
+            prop_assert!((0..30).all(|whose| timers.timers.get(whose).is_none()));
         }
     }
 
-    fn check(timers: &mut Timers, now: Time, fired: &mut Vec<Timer>) -> Result<(), TestCaseError> {
-        let before = fired.len();
-        timers.expire(now, fired);
-        for timer in &fired[before..] {
-            prop_assert!(timer.at <= now, "early");
-            prop_assert!(now.since(timer.at) <= Duration::from_millis(TICK_MILLIS), "late");
+    fn check(timers: &mut Timers, now: Time, set: &mut BTreeMap<u32, Time>) -> Result<(), TestCaseError> {
+        let mut due = Vec::new();
+        timers.expire(now, &mut due);
+        for whose in due {
+            let at = set.remove(&whose);
+            prop_assert!(at.is_some(), "{whose} has no timer");
+            prop_assert!(at <= Some(now), "early");
+            prop_assert!(at.is_some_and(|at| now.since(at) <= Duration::from_millis(TICK_MILLIS)), "late");
         }
         Ok(())
     }

@@ -3,27 +3,33 @@
 use std::os::fd::RawFd;
 
 use crate::engine::{OpKind, Owner};
-use crate::limits::ROLES_MAX;
+use crate::limits::{FLIGHTS_BYTES, ROLES_MAX};
+use crate::slots::Rows;
 
 /// What is in flight on one socket.
 #[derive(Copy, Clone, Debug, Default)]
 pub(super) struct Flight {
     /// Bytes given to the send that is in flight; 0 where it is a wait for room.
     pub(super) asked: u32,
-    /// One bit for each [`OpKind`].
-    kinds: u8,
     /// The descriptor of the receive that is in flight, open for as long.
     pub(super) fd: RawFd,
+    /// One bit for each [`OpKind`].
+    kinds: u8,
     /// That receive takes a large buffer.
     pub(super) large: bool,
     /// It only waits for bytes.
     pub(super) waits: bool,
 }
 
-/// The table of all flights. It grows with the highest slot and is small: 12 bytes a socket.
+/// Roles of one row: those of a session, which are many, are apart from the others.
+const ROLES: usize = 2;
+
+const _: () = assert!(size_of::<[Flight; ROLES]>() == FLIGHTS_BYTES && ROLES_MAX.is_multiple_of(ROLES));
+
+/// The table of all flights.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    rows: Vec<[Flight; ROLES_MAX]>,
+    tables: [Rows<[Flight; ROLES]>; ROLES_MAX / ROLES],
     count: usize,
 }
 
@@ -36,12 +42,8 @@ impl Flights {
     /// Notes that an operation takes off.
     #[inline]
     pub(super) fn begin(&mut self, owner: Owner, kind: OpKind) -> &mut Flight {
-        let index = owner.key.index() as usize;
-        if index >= self.rows.len() {
-            self.grow(index);
-        }
         self.count += 1;
-        let flight = &mut self.rows[index][usize::from(owner.role.0)];
+        let flight = self.flight(owner);
         debug_assert!(flight.kinds & bit(kind) == 0, "{owner:?} has a {kind:?} in flight already");
         flight.kinds |= bit(kind);
         flight
@@ -50,25 +52,38 @@ impl Flights {
     /// Notes that it has landed, and gives what was known of it.
     #[inline]
     pub(super) fn end(&mut self, owner: Owner, kind: OpKind) -> Flight {
-        let flight = &mut self.rows[owner.key.index() as usize][usize::from(owner.role.0)];
+        self.count -= 1;
+        let flight = self.flight(owner);
         debug_assert!(flight.kinds & bit(kind) != 0, "{owner:?} has no {kind:?} in flight");
         flight.kinds &= !bit(kind);
-        self.count -= 1;
         *flight
     }
 
     /// Whether such an operation is in flight.
     #[inline]
     pub(super) fn has(&self, owner: Owner, kind: OpKind) -> bool {
-        let row = self.rows.get(owner.key.index() as usize);
-        row.is_some_and(|row| row[usize::from(owner.role.0)].kinds & bit(kind) != 0)
+        let (table, role) = place(owner);
+        self.tables[table].get(owner.key.index()).is_some_and(|row| row[role].kinds & bit(kind) != 0)
     }
 
-    #[cold]
-    fn grow(&mut self, index: usize) {
-        let rows = (index + 1).next_power_of_two().max(64);
-        self.rows.resize(rows, [Flight::default(); ROLES_MAX]);
+    /// Lets go of the parts of the table where nothing is in flight.
+    pub(super) fn shrink(&mut self) {
+        for table in &mut self.tables {
+            table.shrink(|row| row.iter().all(|flight| flight.kinds == 0));
+        }
     }
+
+    #[inline]
+    fn flight(&mut self, owner: Owner) -> &mut Flight {
+        let (table, role) = place(owner);
+        &mut self.tables[table].row(owner.key.index())[role]
+    }
+}
+
+/// Which table, and where in its row.
+const fn place(owner: Owner) -> (usize, usize) {
+    let role = owner.role.0 as usize;
+    (role / ROLES, role % ROLES)
 }
 
 const fn bit(kind: OpKind) -> u8 {

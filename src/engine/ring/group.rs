@@ -16,6 +16,8 @@ pub(super) struct Group {
     capacity: u16,
     tail: u16,
     published: u16,
+    /// Buffers that the kernel has used since the group was made.
+    used: u64,
 }
 
 impl Group {
@@ -40,7 +42,7 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         let entries = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let group = Group { entries, capacity, tail: 0, published: 0 };
+        let group = Group { entries, capacity, tail: 0, published: 0, used: 0 };
         // SAFETY: the range is exactly the mapping made above; the advice changes nothing for this process.
         if unsafe { libc::madvise(address, bytes(capacity), libc::MADV_DONTFORK) } != 0 {
             return Err(io::Error::last_os_error());
@@ -62,6 +64,11 @@ impl Group {
     #[inline]
     pub(super) const fn published(&self) -> u16 {
         self.published
+    }
+
+    /// Buffers that the kernel has used so far.
+    pub(super) const fn used(&self) -> u64 {
+        self.used
     }
 
     /// Hands a buffer to the kernel.
@@ -92,6 +99,7 @@ impl Group {
     pub(super) fn taken(&mut self) {
         debug_assert!(self.published > 0);
         self.published -= 1;
+        self.used += 1;
     }
 }
 
@@ -151,6 +159,11 @@ impl Demand {
     #[inline]
     pub(super) fn published(&mut self, count: u16) {
         self.before = count;
+    }
+
+    /// There is no traffic any more; so many are published.
+    pub(super) const fn rest(&mut self, published: u16) {
+        (self.wanted, self.before, self.quiet) = (self.least, published, 0);
     }
 
     /// A receive has found none.

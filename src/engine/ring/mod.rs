@@ -5,8 +5,8 @@
 //! handled in here.
 //!
 //! `queue` is the pair of queues and the call, `group` the buffers the kernel may fill, `flights` what it holds at
-//! the moment, `scratch` what submissions point at, `submit` the way in, `tag` how a completion finds its owner, `reap` the way back, `probe`
-//! the test at the start.
+//! the moment, `scratch` what submissions point at, `submit` the way in, `tag` how a completion finds its owner, `reap` the way back, `rest`
+//! what is given back when traffic has gone, `probe` the test at the start.
 #![allow(unsafe_code)]
 
 mod error;
@@ -15,6 +15,7 @@ mod group;
 mod probe;
 mod queue;
 mod reap;
+mod rest;
 mod scratch;
 mod submit;
 mod tag;
@@ -33,6 +34,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use self::flights::Flights;
 use self::group::{Demand, Group};
 use self::queue::Queue;
+use self::rest::Rest;
 use self::scratch::Scratch;
 use super::buffers::{Buffers, Chain};
 use super::pipes::{Piped, Pipes, Spliced};
@@ -106,6 +108,7 @@ pub struct Ring {
     vectorized: bool,
     /// Sockets whose close may not have been submitted yet, each with the number of its submission.
     closing: Vec<(u64, RawFd)>,
+    rest: Rest,
     /// Why nothing can be submitted any more.
     failure: Option<Errno>,
     /// The kernel refuses submissions from any other thread.
@@ -150,6 +153,7 @@ impl Ring {
             statistics: Statistics::default(),
             vectorized: true,
             closing: Vec::new(),
+            rest: Rest::default(),
             failure: None,
             not_send: PhantomData,
         };
@@ -209,7 +213,7 @@ impl Ring {
         // What has made it unusable may have passed.
         self.failure = None;
         for _ in 0..RING_DRAIN_TURNS {
-            if self.queue.is_empty() && self.flights.count() == 0 && self.waker.is_none() {
+            if self.queue.is_empty() && self.flights.count() == 0 && self.waker.is_none() && self.rest.is_over() {
                 return true;
             }
             let all = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
@@ -407,6 +411,10 @@ impl Engine for Ring {
 
     fn addresses(&mut self, socket: &OwnedFd) -> Addresses {
         socket::addresses(socket)
+    }
+
+    fn tidy(&mut self, freed: bool) -> bool {
+        self.tidy_up(freed)
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<OwnedFd>>) -> Result<(), Errno> {

@@ -43,10 +43,7 @@ impl Ring {
         let (result, more) = (entry.result(), cqueue::more(entry.flags()));
         let buffer = cqueue::buffer_select(entry.flags());
         if let Some(id) = buffer {
-            match self.buffers.group(id) {
-                Receive::Multishot | Receive::Single => self.small.taken(),
-                Receive::Bulk => self.large.taken(),
-            }
+            self.taken(id);
         }
         if !more {
             let flight = self.flights.end(owner, OpKind::Receive);
@@ -71,6 +68,15 @@ impl Ring {
         }
         debug_assert!(!more, "a receive that goes on has brought bytes: {entry:?}");
         (!more).then(|| Event::ReceiveEnded(self.end(result)))
+    }
+
+    /// The kernel has used a buffer.
+    #[inline]
+    pub(super) fn taken(&mut self, id: u16) {
+        match self.buffers.group(id) {
+            Receive::Multishot | Receive::Single => self.small.taken(),
+            Receive::Bulk => self.large.taken(),
+        }
     }
 
     fn end(&mut self, result: i32) -> ReceiveEnd {
@@ -133,6 +139,7 @@ impl Ring {
     fn internal(&mut self, number: u8, owner: Owner, entry: &cqueue::Entry) -> Option<Event<OwnedFd>> {
         match (number, tag::kind(number & !tag::CANCEL)) {
             (tag::WAKE, _) => return self.woken(entry),
+            (tag::RECALL, _) => self.recalled(entry),
             // While an operation is being worked on a cancel does not find it: ask again.
             (_, Some(kind)) if entry.result() == -libc::ENOENT && self.flights.has(owner, kind) => {
                 self.push_cancel(owner, kind);

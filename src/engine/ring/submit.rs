@@ -70,18 +70,22 @@ impl Ring {
     pub(super) fn publish(&mut self) {
         let small = self.small_demand.wanted();
         let large = self.large_demand.wanted().min(self.waiting_large.try_into().unwrap_or(u16::MAX));
-        for (group, how, wanted) in
-            [(&mut self.small, Receive::Multishot, small), (&mut self.large, Receive::Bulk, large)]
-        {
-            while group.published() < wanted {
-                let Some(id) = self.buffers.take(how) else { break };
-                let (start, bytes) = self.buffers.room(id);
-                // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
-                unsafe { group.publish(id, start, bytes) };
-            }
-        }
+        self.fill_up(Receive::Multishot, small);
+        self.fill_up(Receive::Bulk, large);
         self.small_demand.published(self.small.published());
         self.large_demand.published(self.large.published());
+    }
+
+    /// Publishes free buffers of a group until so many are.
+    #[inline]
+    pub(super) fn fill_up(&mut self, how: Receive, wanted: u16) {
+        let group = if how == Receive::Bulk { &mut self.large } else { &mut self.small };
+        while group.published() < wanted {
+            let Some(id) = self.buffers.take(how) else { break };
+            let (start, bytes) = self.buffers.room(id);
+            // SAFETY: `take` made the buffer ours alone, and the arena stays mapped until the ring is gone (see `Drop`).
+            unsafe { group.publish(id, start, bytes) };
+        }
     }
 
     /// Waits once until there are `events` on a socket.

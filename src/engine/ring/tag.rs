@@ -7,6 +7,7 @@ use crate::slots::Key;
 pub(super) const WAKE: u8 = 6;
 pub(super) const CLOSE: u8 = 7;
 pub(super) const CANCEL_ALL: u8 = 8;
+pub(super) const RECALL: u8 = 9;
 /// This bit on the kind of an operation marks the cancel of that operation.
 pub(super) const CANCEL: u8 = 0x80;
 

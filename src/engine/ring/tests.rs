@@ -22,6 +22,7 @@ use crate::slots::Key;
 mod hostile;
 mod io;
 mod life;
+mod rest;
 mod splice;
 
 /// A ring and what has completed on it.

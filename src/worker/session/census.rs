@@ -44,7 +44,7 @@ impl<E: Engine> Sessions<E> {
         if !wanted(&question.pool, Some(pool)) || !wanted(&question.backend, backend) || age < question.older {
             return None;
         }
-        let client = session.client.map(Address::Inet).or_else(|| {
+        let client = session.rarely.client().map(Address::Inet).or_else(|| {
             let socket = session.sockets[Side::Client as usize].as_ref()?;
             engine.addresses(socket).peer
         });

@@ -1,0 +1,79 @@
+//! What belongs to the slots of a slab and is kept beside it.
+
+/// A row for each slot's number, made when it is first written and let go of, with its neighbours, when all of them are at rest.
+#[derive(Debug)]
+pub struct Rows<T> {
+    chunks: Vec<Option<Box<[T; CHUNK]>>>,
+}
+
+const CHUNK: usize = 64;
+
+impl<T> Default for Rows<T> {
+    fn default() -> Rows<T> {
+        Rows { chunks: Vec::new() }
+    }
+}
+
+impl<T: Copy + Default> Rows<T> {
+    /// The row of this number, unless it was never written.
+    #[inline]
+    pub fn get(&self, index: u32) -> Option<&T> {
+        Some(&self.chunks.get(index as usize / CHUNK)?.as_ref()?[index as usize % CHUNK])
+    }
+
+    /// The row of this number; as [`Default`] has it where there was none.
+    #[inline]
+    pub fn row(&mut self, index: u32) -> &mut T {
+        let number = index as usize / CHUNK;
+        if self.chunks.get(number).is_none_or(Option::is_none) {
+            self.grow(number);
+        }
+        let chunk = self.chunks[number].as_mut().unwrap_or_else(|| unreachable!("it was just made"));
+        &mut chunk[index as usize % CHUNK]
+    }
+
+    /// Lets go of the chunks all of whose rows are at rest.
+    pub fn shrink(&mut self, rests: impl Fn(&T) -> bool) {
+        for chunk in &mut self.chunks {
+            if chunk.as_ref().is_some_and(|rows| rows.iter().all(&rests)) {
+                *chunk = None;
+            }
+        }
+        let used = self.chunks.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.chunks.truncate(used);
+        self.chunks.shrink_to(2 * used);
+    }
+
+    #[cold]
+    fn grow(&mut self, number: usize) {
+        if number >= self.chunks.len() {
+            self.chunks.resize_with(number + 1, || None);
+        }
+        self.chunks[number] = Some(Box::new([T::default(); CHUNK]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_what_was_written_until_their_neighbours_rest_too() {
+        let mut rows: Rows<u32> = Rows::default();
+        assert_eq!(rows.get(3), None);
+        for index in 0..10 * CHUNK as u32 {
+            *rows.row(index) = index + 1;
+        }
+        assert_eq!(rows.get(200), Some(&201));
+        for index in (0..10 * CHUNK as u32).filter(|index| *index != 200) {
+            *rows.row(index) = 0;
+        }
+        rows.shrink(|row| *row == 0);
+        assert_eq!((rows.get(200), rows.get(201), rows.get(5), rows.chunks.len()), (Some(&201), Some(&0), None, 4));
+        *rows.row(200) = 0;
+        rows.shrink(|row| *row == 0);
+        assert_eq!((rows.get(200), rows.chunks.capacity()), (None, 0));
+        *rows.row(300) = 7;
+        assert_eq!((*rows.row(299), *rows.row(300)), (0, 7));
+    }
+}
