@@ -19,7 +19,7 @@ use common::backend::Backend;
 use common::net;
 use common::ringlb::{Config, Ringlb, field, run_file};
 use common::scrape::{Scrape, scrape_until};
-use common::until;
+use common::{DEADLINE, until};
 
 const BACKENDS: &str = "/v1/pools/back/backends";
 
@@ -378,6 +378,37 @@ fn a_disk_that_takes_nothing_is_told_and_counted_and_tried_again() {
     says(&ringlb, "the state file is written again");
     until("the last edit is there", || fs::read_to_string(&file).ok().filter(|text| text.contains("\"weight\":6,")));
     end(ringlb, Signal::TERM);
+}
+
+/// Killed in the middle of a write: either what was there before is there, or what was being written, and nothing between.
+#[test]
+fn a_kill_while_it_is_written_leaves_a_whole_state() {
+    const MANY: usize = 10_000;
+    let state = State::new();
+    let config = state.config(&[("a", "")]);
+    let new = state.directory.path().join("state.new");
+    let set = |weight: usize| {
+        let backend = |number: usize| json!({"name": format!("n{number}"), "address": "127.0.0.1:1", "weight": weight});
+        json!({"backends": (0..MANY).map(backend).collect::<Vec<_>>()}).to_string()
+    };
+    let mut possible = vec![rows(&[("a", 1, "ready", "file")])];
+    for weight in 1..=3_u64 {
+        let ringlb = config.start();
+        let found = shown(&ringlb);
+        assert!(possible.contains(&found), "{} backends: {:?}", found.len(), found.first());
+        call(&ringlb.admin(), "PUT", BACKENDS, &set(weight as usize)).json(200);
+        possible = vec![found, shown(&ringlb)];
+        // Without a pause between two looks: it is not there for long.
+        let deadline = Instant::now() + DEADLINE;
+        let last = format!("\"weight\":{weight},");
+        while !new.exists() && !fs::read_to_string(state.path()).is_ok_and(|text| text.contains(&last)) {
+            assert!(Instant::now() < deadline, "nothing is written");
+        }
+        end(ringlb, Signal::KILL);
+    }
+    let ringlb = config.start();
+    assert!(possible.contains(&shown(&ringlb)));
+    ringlb.stop();
 }
 
 /// What a process that was killed while it wrote has left hurts nobody.
