@@ -324,3 +324,38 @@ fn a_check_says_the_name() {
     assert!(request.contains(&format!("host: {host}\r\n")), "{request}");
     ringlb.stop();
 }
+
+/// What was said of single addresses of a host holds over a restart; the others are looked up anew. With a name server that
+/// has failed meanwhile only what was said is known.
+#[test]
+fn edits_of_single_addresses_hold_over_a_restart() {
+    let (port, _servers) = servers(["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+    let names = NameServer::start();
+    names.set("app.test", &["127.0.0.2", "127.0.0.3", "127.0.0.4"]);
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let state = format!("state_file = \"{}\"", directory.path().join("state").display());
+    let config = config(&names, &format!("app.test:{port}")).process(&state);
+    let shown = |ringlb: &Ringlb| -> Vec<[String; 2]> {
+        let pool = call(&ringlb.admin(), "GET", "/v1/pools/back", "").json(200);
+        let text = |backend: &Value, key: &str| backend[key].as_str().expect("text").to_owned();
+        let backends = pool["backends"].as_array().expect("a list").iter();
+        backends.map(|backend| ["name", "state"].map(|key| text(backend, key))).collect()
+    };
+    let edited = [["app/127.0.0.2", "ready"], ["app/127.0.0.4", "drain"]].map(|row| row.map(str::to_owned));
+
+    let mut ringlb = config.start();
+    let path = |ip: &str| format!("/v1/pools/back/backends/app%2F{ip}");
+    call(&ringlb.admin(), "DELETE", &path("127.0.0.3"), "").json(200);
+    call(&ringlb.admin(), "PATCH", &path("127.0.0.4"), r#"{"state":"drain"}"#).json(200);
+    for mood in [Mood::Answers, Mood::Fails] {
+        assert_eq!(shown(&ringlb), edited);
+        ringlb.stop();
+        names.be(mood);
+        ringlb = config.start();
+    }
+    assert_eq!(shown(&ringlb), edited[1..]);
+    names.be(Mood::Answers);
+    until("the name is looked up again", || (shown(&ringlb) == edited).then_some(()));
+    assert_eq!(who_serves(&ringlb, 4), set(&["127.0.0.2"]));
+    ringlb.stop();
+}

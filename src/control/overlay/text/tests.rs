@@ -266,6 +266,43 @@ proptest! {
         prop_assert_eq!(started.backends().len(), before.backends().len());
     }
 
+    /// Whatever was edited, and whatever became of the file meanwhile: a restart and a reload come to the same.
+    #[test]
+    fn a_restart_is_a_reload(edits in edits(), stay in 0..8_u8, weights in proptest::array::uniform3(1..4_u32), more in 0..3_u32) {
+        let before = edited(&edits);
+        let Overlay { file, .. } = overlay();
+        let told = |(number, backend): (usize, &Backend)| {
+            let target = match (backend.target(), more) {
+                (Target::Host(_), 2) => notation::target("other.example:81").unwrap(),
+                (target, _) => target,
+            };
+            let weight = Weight::new(weights[number]).unwrap();
+            Backend::new(target, |address| BackendSettings { address, weight, ..backend.settings().clone() })
+        };
+        let stays = |(number, _): &(usize, &Backend)| stay & (1 << number) > 0;
+        let mut next: Vec<Backend> = file.iter().enumerate().filter(stays).map(told).collect();
+        next.extend((more > 0).then(|| backend("b", "10.0.0.4:80", 4)));
+        let mut reloaded = before.clone();
+        reloaded.merge(next.clone());
+        let mut started = Overlay::new(next);
+        match before.kept() {
+            None => prop_assert_eq!(&started.kept(), &None),
+            Some(_) => {
+                let restored = started.restore(over_a_restart(&before, clocks(0, 1000), clocks(0, 1000)));
+                prop_assume!(restored.is_ok(), "a name of a host's kind is refused");
+            }
+        }
+        // What names stand for comes with the next look-up, and only what was edited is there before.
+        for overlay in [&mut started, &mut reloaded] {
+            resolve(overlay, &["10.0.0.9", "::9"]);
+            for lease in overlay.live.iter_mut().filter_map(|entry| entry.lease.as_mut()) {
+                lease.until = lease.until.min(Time::ZERO + lease.ttl);
+            }
+        }
+        prop_assert_eq!(started.backends(), reloaded.backends());
+        prop_assert_eq!(started.edits(), reloaded.edits());
+    }
+
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,80}", cut in 0..2000_usize, byte in any::<u8>()) {
         parse(text.as_bytes(), clocks(1, 1)).unwrap_err();
