@@ -2,6 +2,7 @@
 
 mod client;
 mod latency;
+mod rates;
 mod reload;
 mod show;
 mod table;
@@ -18,6 +19,7 @@ use crate::limits::{EVENTS_KEPT, SESSIONS_PAGE, WATCH_INTERVAL};
 
 use client::{Client, segment};
 pub use latency::LatencyArgs;
+use rates::Rates;
 pub use reload::{DiffArgs, ReloadArgs, against_running};
 use show::Look;
 
@@ -188,12 +190,18 @@ impl StatusArgs {
     /// Nobody answers, or the output cannot be written.
     pub fn run(self) -> Result<(), Exit> {
         let client = self.whom.client()?;
+        let mut before: Option<wire::Status> = None;
         loop {
             let answer = client.get("/v1/status")?;
             let look = Look::of_stdout();
-            let text = match self.whom.json {
-                true => answer.text.clone(),
-                false => show::status(&answer.parse::<wire::Status>()?, look),
+            let text = if self.whom.json {
+                answer.text
+            } else {
+                let status = answer.parse::<wire::Status>()?;
+                let rates = before.as_ref().and_then(|before| Rates::between(before, &status));
+                let text = show::status(&status, rates.as_ref(), look);
+                before = Some(status);
+                text
             };
             if !self.watch {
                 return print(&text);
@@ -291,7 +299,7 @@ fn list(pool: Option<&str>, whom: &Whom) -> Result<(), Exit> {
         Some(_) => vec![answer.parse::<wire::Pool>()?],
         None => answer.parse::<wire::Pools>()?.pools,
     };
-    print(&show::pools(&pools, Look::of_stdout()))
+    print(&show::pools(&pools, None, Look::of_stdout()))
 }
 
 impl Add {

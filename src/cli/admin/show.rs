@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::control::wire::{Backend, Event, Listener, Pool, Sessions, Status};
 
+use super::rates::{self, Rates};
 use super::table::{Cell, Colour, Table, names, numbers, words};
 
 /// How text is shown where it goes to.
@@ -46,27 +47,28 @@ impl Look {
     }
 }
 
-/// The whole status.
-pub fn status(status: &Status, look: Look) -> String {
+/// The whole status, with rates where they are known.
+pub fn status(status: &Status, rates: Option<&Rates>, look: Look) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_ms / 1000));
     let mut text = format!(
-        "ringlb {}, pid {}, {ready}, up {uptime}\n{} workers, {} of {} sessions{}\n\n",
+        "ringlb {}, pid {}, {ready}, up {uptime}\n{} workers, {} of {} sessions{}{}\n\n",
         status.version,
         status.pid,
         status.workers,
         status.active,
         status.max_connections,
+        rates.map_or_else(String::new, |rates| format!(", {} new a second", rates::shown(rates.sum()))),
         status.config.as_ref().map_or_else(String::new, |file| format!(", {file}"))
     );
     text.push_str(&listeners(&status.listeners, look));
     text.push('\n');
-    text.push_str(&pools(&status.pools, look));
+    text.push_str(&pools(&status.pools, rates, look));
     text
 }
 
 /// Pools, each with its backends.
-pub fn pools(pools: &[Pool], look: Look) -> String {
+pub fn pools(pools: &[Pool], rates: Option<&Rates>, look: Look) -> String {
     let mut text = String::new();
     for (number, pool) in pools.iter().enumerate() {
         if number > 0 {
@@ -78,7 +80,7 @@ pub fn pools(pools: &[Pool], look: Look) -> String {
         if pool.backends.is_empty() {
             text.push_str("no backends\n");
         } else {
-            text.push_str(&backends(&pool.backends, look));
+            text.push_str(&backends(pool, rates, look));
         }
         for leaving in &pool.leaving {
             text.push_str(&format!(
@@ -159,23 +161,27 @@ fn listeners(listeners: &[Listener], look: Look) -> String {
     table.render(look.columns(), look.coloured)
 }
 
-fn backends(backends: &[Backend], look: Look) -> String {
+fn backends(pool: &Pool, rates: Option<&Rates>, look: Look) -> String {
     let columns = [
         names("BACKEND"),
         names("ADDRESS"),
         words("STATUS"),
         numbers("WEIGHT"),
         numbers("ACTIVE"),
-        numbers("TOTAL"),
+        numbers(if rates.is_some() { "NEW/S" } else { "TOTAL" }),
         numbers("FAILED"),
         words("NOTE"),
     ];
     let mut table = Table::new(&columns);
-    for backend in backends {
+    for backend in &pool.backends {
         let address = if backend.address == backend.name { "-" } else { &backend.address };
         let active = match backend.max_connections {
             0 => backend.active.to_string(),
             max => format!("{}/{max}", backend.active),
+        };
+        let total = match rates {
+            None => backend.totals.connections.to_string(),
+            Some(rates) => rates.of(&pool.name, &backend.name).map_or_else(|| "-".to_owned(), rates::shown),
         };
         table.row([
             (&backend.name).into(),
@@ -183,7 +189,7 @@ fn backends(backends: &[Backend], look: Look) -> String {
             standing(backend),
             backend.weight.into(),
             active.into(),
-            backend.totals.connections.into(),
+            total.into(),
             backend.totals.failures.into(),
             note(backend).into(),
         ]);
