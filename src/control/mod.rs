@@ -155,7 +155,7 @@ impl Readiness {
 pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + Sync + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("ringlb-helper").build()?;
     let guard = runtime.enter();
-    let signals = Signals::new()?;
+    let signals = (Signals::new()?, signal(SignalKind::hangup())?);
     let listen = |listener: &Arc<StdListener>| {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
@@ -178,7 +178,7 @@ pub fn start(setup: Setup, notify: impl Fn(Notice) + Clone + Send + Sync + 'stat
 async fn work(
     setup: Setup,
     (metrics, admin): (Option<TcpListener>, Option<UnixListener>),
-    signals: Signals,
+    (signals, hangup): (Signals, Stream),
     notify: impl Fn(Notice) + Clone + Send + Sync + 'static,
 ) -> String {
     let Setup {
@@ -219,7 +219,8 @@ async fn work(
     }
     tasks.spawn(numbers.clone().keep_minutes());
     tasks.spawn(collect(rosters, listeners, workers, numbers));
-    tasks.spawn(signals.deliver(notify, access_log, reloader));
+    tasks.spawn(signals.deliver(notify, access_log));
+    tasks.spawn(reload_on(hangup, reloader));
     tasks.spawn(pulse.answer());
     #[cfg(debug_assertions)]
     tasks.spawn(async move {
@@ -235,7 +236,6 @@ async fn work(
 struct Signals {
     terminate: Stream,
     interrupt: Stream,
-    hangup: Stream,
     reopen: Stream,
 }
 
@@ -244,21 +244,15 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
         })
     }
 
-    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>, reloader: Reloader) {
+    async fn deliver(mut self, notify: impl Fn(Notice), access_log: Option<AccessLog>) {
         loop {
             tokio::select! {
                 Some(()) = self.terminate.recv() => notify(Notice::Terminate),
                 Some(()) = self.interrupt.recv() => notify(Notice::Terminate),
-                Some(()) = self.hangup.recv() => {
-                    // Aside, so that the process can be ended meanwhile. What comes of it is in the log.
-                    let reloader = reloader.clone();
-                    tokio::spawn(async move { drop(reloader.reload(false, "SIGHUP").await) });
-                }
                 Some(()) = self.reopen.recv() => match &access_log {
                     Some(log) => log.reopen(),
                     None => tracing::info!("SIGUSR1: there is no log file to reopen"),
@@ -267,6 +261,14 @@ impl Signals {
             }
         }
     }
+}
+
+/// Reloads for each of these signals; those that come while it does so are one. What comes of it is in the log.
+async fn reload_on(mut hangup: Stream, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        drop(reloader.reload(false, "SIGHUP").await);
+    }
+    pending().await
 }
 
 /// Frees now and then what is no longer used. Workers hold on to the set that they have chosen from last, so that they are
