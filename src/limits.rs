@@ -312,6 +312,10 @@ pub const BACKENDS_MAX: usize = 16 * 1024;
 /// Backends up to which `least_connections` looks at all of them: a scan of so many takes some 3 us.
 pub const LEAST_CONNECTIONS_EXACT_MAX: usize = 1024;
 
+/// How often a client looks again at a group of backends where others have taken what it found free. Each look means that
+/// somebody else was served; whoever loses so many moves on as if the group were closed.
+pub const SEEK_AGAIN_MAX: usize = 1000;
+
 /// Above it, the best of so many draws is taken: with a chance of 1 - 2^-64 it is in the better half, and on average
 /// only one in 65 is better.
 pub const LEAST_CONNECTIONS_DRAWS: usize = 64;

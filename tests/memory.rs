@@ -19,6 +19,9 @@ const BYTES: usize = 5000;
 /// User memory of one session at rest.
 const SESSION_BYTES: u64 = 400;
 
+/// Beyond a fifth, of a process that takes one megabyte at rest: what the allocator's own lists keep.
+const SLACK: u64 = 128 * 1024;
+
 /// So many connect at a time, so that nobody's backlog overflows.
 const BATCH: usize = 100;
 
@@ -64,7 +67,7 @@ fn a_client_at_rest_costs_little_and_a_crowd_that_has_gone_nothing() {
         drop(clients);
         let left = until(&format!("a fifth more than {before} bytes is left at most"), || {
             let bytes = anonymous_bytes(ringlb.pid());
-            (bytes <= before + before / 5).then_some(bytes)
+            (bytes <= before + before / 5 + SLACK).then_some(bytes)
         });
         println!("round {round}: {before} before, {held} with {CLIENTS} clients, {left} left");
     }

@@ -117,7 +117,12 @@ fn a_wrong_file_under_load_changes_nothing_and_says_why() {
             field(line, "message")
                 .is_some_and(|text| text.contains("(SIGHUP)") && text.contains("the file has 2 errors"))
         });
-        std::fs::remove_file(ringlb.path("ringlb.toml")).expect("it is there");
+        let path = ringlb.path("ringlb.toml");
+        std::fs::remove_file(&path).expect("it is there");
+        let (pipe, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, mode, 0).expect("a pipe");
+        assert_eq!(call(&ringlb.admin(), "POST", "/v1/reload", "").code(409), "unreadable");
+        std::fs::remove_file(&path).expect("it is there");
         assert_eq!(call(&ringlb.admin(), "POST", "/v1/reload", "").code(409), "unreadable");
     });
     assert_eq!(told(), before);
@@ -170,6 +175,7 @@ fn listeners_and_pools_come_and_go_and_their_sessions_end_when_they_end() {
     // It may come back, and begins anew.
     load(&ringlb, &both);
     assert_eq!(request(address(&ringlb, "api").expect("it listens")), "b");
+    assert_eq!(connections(), Some(1.0));
     assert_eq!(request(ringlb.address()), "a");
     ringlb.stop();
 }
@@ -332,6 +338,28 @@ fn a_limit_that_is_raised_lets_those_in_who_wait_and_a_lower_one_ends_nobody() {
     drop(second);
     until("both have ended", || (status(&ringlb)["active"] == 0).then_some(()));
     assert_eq!(request(ringlb.address()), "a");
+    ringlb.stop();
+}
+
+/// An accept that goes on by itself would take all who wait: near a limit there is none, also where the queue has grown.
+#[test]
+fn a_limit_holds_where_the_accept_queue_has_become_longer() {
+    let server = Backend::answering("a");
+    let config = |backlog: u32| {
+        let keys = format!("max_connections = 10\nbacklog = {backlog}");
+        named(Config::new(&[]), "a", &server, "").one_worker().listener(&keys)
+    };
+    let ringlb = config(1).start();
+    load(&ringlb, &config(1000).text());
+    let mut clients: Vec<_> = (0..100).map(|_| ringlb.connect()).collect();
+    for client in &mut clients[..10] {
+        assert_eq!(ask(client), "a hello");
+    }
+    let active = status(&ringlb)["listeners"][0]["active"].as_u64().expect("a number");
+    assert!(active <= 11, "{active} of 10");
+    for mut client in clients {
+        assert_eq!(ask(&mut client), "a hello");
+    }
     ringlb.stop();
 }
 

@@ -14,7 +14,9 @@ use super::set::BackendSet;
 use super::settings::Policy;
 use super::turn::{self, Turn};
 use super::word::{self, Gate, Word};
-use crate::limits::{LEAST_CONNECTIONS_DRAWS, LEAST_CONNECTIONS_EXACT_MAX, PROBE_GRACE, RANDOM_DRAWS, REHASHES_MAX};
+use crate::limits::{
+    LEAST_CONNECTIONS_DRAWS, LEAST_CONNECTIONS_EXACT_MAX, PROBE_GRACE, RANDOM_DRAWS, REHASHES_MAX, SEEK_AGAIN_MAX,
+};
 use crate::time::Time;
 
 /// Weights are multiplied by this, so that those of a slow start can be a part of one.
@@ -38,6 +40,15 @@ pub(super) enum Reach {
     Full,
     /// Nowhere.
     None,
+}
+
+/// What a group has for a client.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// Somebody could serve, and is at the limit.
+    Full,
+    Closed,
 }
 
 /// A backend as a choice sees it.
@@ -104,11 +115,16 @@ impl<'a> Choice<'a> {
         let set = self.set;
         let groups = [(&set.primaries, set.tables.primaries()), (&set.backups, set.tables.backups())];
         for (group, table) in groups {
-            if let Some(claim) = self.among(group, table, random) {
-                return Reach::Place(claim);
-            }
-            if self.is_merely_full(group) {
-                return Reach::Full;
+            for _ in 0..SEEK_AGAIN_MAX {
+                if let Some(claim) = self.among(group, table, random) {
+                    return Reach::Place(claim);
+                }
+                match self.room(group) {
+                    Room::Full => return Reach::Full,
+                    // A place was given back between the two looks.
+                    Room::Free => {}
+                    Room::Closed => break,
+                }
             }
         }
         self.recover().map_or(Reach::None, Reach::Place)
@@ -312,14 +328,21 @@ impl<'a> Choice<'a> {
         word.gate().is_open() || self.may_probe && seat.chunk.gate(seat.cell()).is_due(self.now)
     }
 
-    /// Whether a member could serve the client if its limit were higher.
-    fn is_merely_full(&self, group: &'a Group) -> bool {
-        (0..group.len()).any(|ordinal| {
+    /// Whether there is room for the client, or would be if a limit were higher.
+    fn room(&self, group: &'a Group) -> Room {
+        let mut room = Room::Closed;
+        for ordinal in 0..group.len() {
             let seat = Seat::of(group, ordinal);
             let word = seat.word();
-            let full = word.active() >= seat.member.limit && !self.request.tried.contains(seat.member.id);
-            full && self.may_enter(seat, word)
-        })
+            if self.request.tried.contains(seat.member.id) || !self.may_enter(seat, word) {
+                continue;
+            }
+            if word.active() < seat.member.limit {
+                return Room::Free;
+            }
+            room = Room::Full;
+        }
+        room
     }
 
     #[inline]

@@ -293,6 +293,11 @@ impl Origin {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(&self) -> Result<Checked, Error> {
+        // Reading a pipe may last for ever, which a start may take and a running process may not.
+        if std::fs::metadata(&self.file).is_ok_and(|found| !found.is_file()) {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+            return Err(Error::Read { path: self.file.clone(), source });
+        }
         Config::load(&self.file, &self.overrides)
     }
 

@@ -31,11 +31,16 @@ impl Listeners {
         self.0.load_full()
     }
 
-    /// Makes these the listeners. Those that were there before and have sessions are leaving.
+    /// The one of that name, which may be leaving.
+    pub fn find(&self, name: &str) -> Option<ListenerFacts> {
+        self.0.load().iter().find(|listener| listener.name == name).cloned()
+    }
+
+    /// Makes these the listeners. Those that were there before are leaving.
     pub fn set(&self, listeners: Vec<ListenerFacts>) {
         self.0.rcu(|before| {
             let mut all = listeners.clone();
-            for gone in before.iter().filter(|gone| gone.gate.active() > 0) {
+            for gone in before.iter() {
                 if !all.iter().any(|kept| kept.name == gone.name) {
                     all.push(ListenerFacts { leaving: true, ..gone.clone() });
                 }
@@ -44,11 +49,13 @@ impl Listeners {
         });
     }
 
-    /// Forgets those that are leaving and have no session any more.
+    /// Forgets those that are leaving and that no worker has a door of any more.
     pub fn forget(&self) {
-        let is_over = |listener: &ListenerFacts| listener.leaving && listener.gate.active() == 0;
+        let is_over = |listener: &ListenerFacts| listener.leaving && Arc::strong_count(&listener.gate) == 1;
         if self.all().iter().any(is_over) {
-            self.0.rcu(|all| all.iter().filter(|listener| !is_over(listener)).cloned().collect::<Vec<_>>());
+            let gone: Vec<String> = self.all().iter().filter(|one| is_over(one)).map(|one| one.name.clone()).collect();
+            let stays = |one: &&ListenerFacts| !one.leaving || !gone.contains(&one.name);
+            self.0.rcu(|all| all.iter().filter(stays).cloned().collect::<Vec<_>>());
         }
     }
 }

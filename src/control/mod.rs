@@ -199,7 +199,8 @@ async fn work(
     let fault = setup.fault;
     // What is spawned here is needed. A task that dies with nobody to notice would leave, say, no checks.
     let mut tasks = JoinSet::new();
-    let reloader = Reloader::new(facts.origin.clone(), rosters.clone(), numbers.clone(), notify.clone());
+    let reloader =
+        Reloader::new(facts.origin.clone(), rosters.clone(), (numbers.clone(), readiness.clone()), notify.clone());
     let listeners = facts.listeners.clone();
     if let Some(listener) = admin {
         let facts = (facts, reloader.clone());
@@ -266,7 +267,7 @@ impl Signals {
 /// Reloads for each of these signals; those that come while it does so are one. What comes of it is in the log.
 async fn reload_on(mut hangup: Stream, reloader: Reloader) {
     while hangup.recv().await.is_some() {
-        drop(reloader.reload(false, "SIGHUP").await);
+        drop(reloader.reload(false, "SIGHUP".to_owned()).await);
     }
     pending().await
 }

@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 use crate::config::compare::{Difference, Differences};
 use crate::config::{self, Config, Origin};
-use crate::control::Notice;
 use crate::control::metrics::Metrics;
 use crate::control::news::Kind;
 use crate::control::rosters::{Mode, PoolPlan, PoolRefusal, Rosters};
+use crate::control::{Notice, Readiness};
 use crate::limits::WORKER_ANSWER_MAX;
 use crate::systemd;
 
@@ -97,6 +97,21 @@ impl Refused {
 }
 
 impl Outcome {
+    /// Of a change of these pools. Where their backends stand in another order, that is told with the pools' keys.
+    pub fn new(mut differences: Differences, pools: Vec<PoolPlan>) -> Outcome {
+        for PoolPlan { name, .. } in pools.iter().filter(|pool| pool.reordered) {
+            let known = differences.pools.iter_mut().find_map(|difference| match difference {
+                Difference::Changed(changed, keys) if changed == name => Some(keys),
+                _ => None,
+            });
+            match known {
+                Some(keys) => keys.push(ORDER),
+                None => differences.pools.push(Difference::Changed(name.clone(), vec![ORDER])),
+            }
+        }
+        Outcome { differences, pools }
+    }
+
     /// Whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.differences == Differences::default() && self.pools.iter().all(|pool| pool.backends.is_empty())
@@ -129,6 +144,9 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What is told where backends stand in another order than before.
+const ORDER: &str = "order of its backends";
+
 /// Whoever may ask for a reload.
 #[derive(Clone)]
 pub struct Reloader {
@@ -136,6 +154,7 @@ pub struct Reloader {
     rosters: Arc<Rosters>,
     numbers: Metrics,
     orders: Arc<dyn Fn(Notice) + Send + Sync>,
+    readiness: Readiness,
     turn: Arc<Mutex<()>>,
 }
 
@@ -144,21 +163,34 @@ impl Reloader {
     pub fn new(
         origin: Option<Origin>,
         rosters: Arc<Rosters>,
-        numbers: Metrics,
+        (numbers, readiness): (Metrics, Readiness),
         orders: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Reloader {
-        Reloader { origin, rosters, numbers, orders: Arc::new(orders), turn: Arc::default() }
+        Reloader { origin, rosters, numbers, readiness, orders: Arc::new(orders), turn: Arc::default() }
     }
 
     /// Reloads; `who` has asked for it. Everybody hears of it, whatever comes of it.
     ///
     /// # Errors
     /// Why nothing has changed.
-    pub async fn reload(&self, discard_live: bool, who: &str) -> Result<Reloaded, Refused> {
+    pub async fn reload(&self, discard_live: bool, who: String) -> Result<Reloaded, Refused> {
+        let reloader = self.clone();
+        // On its own, so that it is told to its end where whoever asked for it does not wait for that.
+        let done = tokio::spawn(async move { reloader.reload_and_tell(discard_live, &who).await });
+        done.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    async fn reload_and_tell(&self, discard_live: bool, who: &str) -> Result<Reloaded, Refused> {
         let _turn = self.turn.lock().await;
-        systemd::reloading();
+        // Before, a manager waits for the first READY; afterwards, for the end.
+        let is_serving = self.readiness.is_ready();
+        if is_serving {
+            systemd::reloading();
+        }
         let done = self.order(None, Mode { discard_live, plan_only: false }).await;
-        systemd::reloaded();
+        if is_serving {
+            systemd::reloaded();
+        }
         let news = self.rosters.news();
         match &done {
             Ok(Reloaded { file, outcome, warnings }) => {

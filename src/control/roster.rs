@@ -210,6 +210,22 @@ impl Roster {
         self.change(revisions, now, edit)
     }
 
+    /// Gives its host names the addresses that the same hosts have in other pools, so that nobody waits for a look-up whose
+    /// answer is known.
+    pub fn adopt_hosts<'r>(&self, others: impl Iterator<Item = &'r Arc<Roster>> + Clone, now: Time) {
+        for named in self.hosts() {
+            let known = others.clone().find_map(|other| {
+                let same = other.hosts().into_iter().find(|known| known.host == named.host)?;
+                Some(other.addresses(&same.name)).filter(|addresses| !addresses.is_empty())
+            });
+            if let Some(addresses) = known
+                && let Err(error) = self.resolved(&named, &addresses, now)
+            {
+                tracing::debug!("pool {}: {error}; its hosts are looked up", self.pool.name());
+            }
+        }
+    }
+
     /// Prepares the change to `config`, the file as it is now: what has changed in it since it was loaded last is applied, and
     /// what was changed live stays; or with `discard_live`, all becomes as the file says. A host that stays keeps its
     /// addresses; one that is new has none until it is looked up. The pool keeps its name.
@@ -272,6 +288,11 @@ impl Prepared<'_> {
     /// What it would change of the backends, by their names as they are written.
     pub fn backends(&self) -> Vec<Difference> {
         self.told.overlay.differences(&self.next.overlay)
+    }
+
+    /// Whether those that stay stand in another order.
+    pub fn reorders(&self) -> bool {
+        self.told.overlay.reorders(&self.next.overlay)
     }
 
     /// What was changed live: it stays, or is undone where it is discarded.

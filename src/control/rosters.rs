@@ -33,6 +33,8 @@ pub struct PoolPlan {
     pub name: String,
     /// Its backends, as they are written.
     pub backends: Vec<Difference>,
+    /// Those that stay stand in another order.
+    pub reordered: bool,
     /// What was changed live, against the file: it stays, or is undone where it is discarded.
     pub live: Vec<Difference>,
 }
@@ -123,7 +125,8 @@ impl Rosters {
             if let Some(roster) = before.iter().find(named) {
                 let change = roster.prepare(pool.clone(), mode.discard_live).map_err(refused(pool))?;
                 let name = pool.settings.name.clone();
-                plans.push(PoolPlan { name, backends: change.backends(), live: change.live() });
+                let (backends, reordered, live) = (change.backends(), change.reorders(), change.live());
+                plans.push(PoolPlan { name, backends, reordered, live });
                 prepared.push(change);
                 next.push(roster.clone());
             } else if let Some(roster) = leaving.iter().find(named) {
@@ -132,7 +135,9 @@ impl Rosters {
                 next.push(roster.clone());
             } else {
                 let new = Roster::new(pool.clone(), self.changes.clone(), now);
-                next.push(Arc::new(new.map_err(|error| refused(pool)(error.into()))?));
+                let new = new.map_err(|error| refused(pool)(error.into()))?;
+                new.adopt_hosts(before.iter().chain(leaving.iter()), now);
+                next.push(Arc::new(new));
             }
         }
         if mode.plan_only {
@@ -263,6 +268,21 @@ mod tests {
         assert_eq!(names(), ["web"]);
         rosters.reload(&both, APPLY, Time::ZERO).unwrap();
         assert!(!Arc::ptr_eq(&api, &rosters.find("api").unwrap()));
+    }
+
+    #[test]
+    fn another_order_is_told_and_hosts_that_are_known_need_no_look_up() {
+        let host = "[[pool.backend]]\nname = 'app'\naddress = 'app:80'";
+        let rosters = Rosters::new(&pools(&[("web", host)]), Time::ZERO).unwrap();
+        let web = rosters.find("web").unwrap();
+        web.resolved(&web.hosts()[0], &["10.0.0.7".parse().unwrap()], Time::ZERO).unwrap();
+        let mut next = pools(&[("web", host), ("api", host)]);
+        next[0].backends.swap(0, 1);
+        let plan = rosters.reload(&next, APPLY, Time::ZERO).unwrap();
+        assert_eq!((plan[0].reordered, &plan[0].backends), (true, &Vec::new()));
+        assert!(!rosters.reload(&next, APPLY, Time::ZERO).unwrap()[0].reordered);
+        let names: Vec<String> = told(&rosters).into_iter().map(|(pool, name, ..)| format!("{pool}/{name}")).collect();
+        assert_eq!(names, ["web/b", "web/a", "web/app/10.0.0.7", "api/a", "api/b", "api/app/10.0.0.7"]);
     }
 
     #[test]

@@ -38,6 +38,8 @@ struct PoolBook {
     revision: u64,
     /// Removed backends were there still when it looked last.
     has_leaving: bool,
+    /// Blocks have been announced since.
+    has_news: bool,
     /// Of the sessions that have ended, of all its listeners.
     session: History,
 }
@@ -286,6 +288,7 @@ impl Ledger {
             Announced::Listener { name, pool, cells } => self.listeners.take(name, pool, cells),
             Announced::Backend { pool, id, cells } => {
                 let pool = self.pools.entry(pool).or_default();
+                pool.has_news = true;
                 pool.backends.entry(id).or_default().cells.push(cells);
             }
         }
@@ -299,6 +302,7 @@ impl Ledger {
         if std::mem::replace(&mut book.revision, set.revision()) == set.revision()
             && leaving.is_empty()
             && !book.has_leaving
+            && !std::mem::take(&mut book.has_news)
         {
             return;
         }

@@ -14,6 +14,8 @@ use super::labels::{Pause, Refusal};
 #[derive(Debug, Default)]
 pub(super) struct ListenerBooks {
     books: Vec<Book>,
+    /// Of listeners whose pools are gone: their own sums must not go back either.
+    carried: BTreeMap<String, ListenerTotals>,
     /// Of the pools of listeners that are gone: a pool's sum must not go back.
     gone: BTreeMap<Arc<str>, ListenerTotals>,
 }
@@ -62,6 +64,9 @@ impl ListenerBooks {
             totals.add(&book.freed);
             book.cells.iter().for_each(|cells| totals.add_cells(cells));
         }
+        for (name, carried) in &self.carried {
+            listeners.entry(name.as_str()).or_default().add(carried);
+        }
         listeners
     }
 
@@ -99,7 +104,16 @@ impl ListenerBooks {
                 false
             });
         }
-        self.gone.retain(|name, _| pools.iter().any(|pool| *pool.name() == **name));
+        let is_there = |name: &str| pools.iter().any(|pool| pool.name() == name);
+        let carried = &mut self.carried;
+        self.books.retain(|book| {
+            let stays = is_there(&book.pool) || !book.cells.is_empty();
+            if !stays {
+                carried.entry(book.name.clone()).or_default().add(&book.freed);
+            }
+            stays
+        });
+        self.gone.retain(|name, _| is_there(name));
     }
 
     /// Forgets those that are not there, as far as nobody counts for them any more.
@@ -112,6 +126,7 @@ impl ListenerBooks {
             }
             stays
         });
+        self.carried.retain(|name, _| is_there(name));
     }
 }
 

@@ -43,8 +43,8 @@ pub enum Announced {
 pub struct Recorder {
     announcements: Sender<Announced>,
     pools: Vec<Pool>,
-    /// The number in `pools` of each route's.
-    routes: Vec<usize>,
+    /// The number in `pools` of each route's; none where the route has ended.
+    routes: Vec<Option<usize>>,
 }
 
 #[derive(Debug)]
@@ -68,13 +68,10 @@ impl Recorder {
 
     /// The block of the worker's listening socket of this number, from 0 on. A number that is free again may be given again.
     pub fn listener(&mut self, listener: u16, name: &str, pool: &str) -> Arc<ListenerCells> {
-        let number = self.pools.iter().position(|known| *known.name == *pool).unwrap_or_else(|| {
-            self.pools.push(Pool { name: pool.into(), backends: HashMap::new() });
-            self.pools.len() - 1
-        });
+        let number = self.pool(pool);
         match self.routes.get_mut(usize::from(listener)) {
-            Some(route) => *route = number,
-            None => self.routes.push(number),
+            Some(route) => *route = Some(number),
+            None => self.routes.push(Some(number)),
         }
         let cells = Arc::new(ListenerCells::default());
         let pool = self.pools[number].name.clone();
@@ -82,9 +79,20 @@ impl Recorder {
         cells
     }
 
+    /// The listening socket of this number is no more, and neither are its sessions. With the last of its pool, the blocks of
+    /// that pool's backends are let go of: another pool of that name would count its own by the same identities.
+    pub fn end(&mut self, listener: u16) {
+        if let Some(number) = self.routes[usize::from(listener)].take()
+            && !self.routes.contains(&Some(number))
+        {
+            self.pools[number].backends = HashMap::new();
+        }
+    }
+
     /// The block of a backend of the pool that serves the listening socket of this number.
     pub fn backend(&mut self, listener: u16, backend: BackendId) -> Arc<BackendCells> {
-        let pool = &mut self.pools[self.routes[usize::from(listener)]];
+        let Some(number) = self.routes[usize::from(listener)] else { unreachable!("a session outlives its route") };
+        let pool = &mut self.pools[number];
         if let Some(cells) = pool.backends.get(&backend) {
             return cells.clone();
         }
@@ -97,9 +105,28 @@ impl Recorder {
 
     /// Lets go of the blocks of backends that are not in `set`, which is that of the socket's pool now.
     pub fn retain(&mut self, listener: u16, set: &BackendSet) {
-        let pool = &mut self.pools[self.routes[usize::from(listener)]];
+        let Some(number) = self.routes[usize::from(listener)] else { return };
+        let pool = &mut self.pools[number];
         let present: HashSet<BackendId> = set.backends().iter().map(|backend| backend.id()).collect();
         pool.backends.retain(|id, _| present.contains(id));
+    }
+
+    /// The number of the pool of this name; that of one that no route has any more may be given again.
+    fn pool(&mut self, name: &str) -> usize {
+        let known = self.pools.iter().position(|known| *known.name == *name);
+        let vacant = || (0..self.pools.len()).find(|number| !self.routes.contains(&Some(*number)));
+        let pool = || Pool { name: name.into(), backends: HashMap::new() };
+        match known.or_else(vacant) {
+            Some(number) if known.is_some() => number,
+            Some(number) => {
+                self.pools[number] = pool();
+                number
+            }
+            None => {
+                self.pools.push(pool());
+                self.pools.len() - 1
+            }
+        }
     }
 
     fn announce(&self, announced: Announced) {

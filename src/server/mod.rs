@@ -150,7 +150,10 @@ impl Fleet {
             pipes,
             access_log: access_log.clone(),
             shared,
+            crowd: Arc::default(),
+            lists: 0,
         };
+        plan.count_crowd(&listeners);
         facts.listeners.set(admin::facts(&plan, &listeners));
         let control = control::Setup {
             metrics,
@@ -390,6 +393,8 @@ impl Fleet {
             mailbox.send(Command::Ping(ping));
         }
         let started = if number == self.control_number() {
+            // One that failed while it loaded the file again has not said that this is over.
+            systemd::reloaded();
             self.start_control()
         } else {
             let setup = self.plan.worker(number, &self.listeners);

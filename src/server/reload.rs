@@ -18,6 +18,7 @@ use crate::server::bind::{Bound, Doors, bind_one, options, try_sources};
 use crate::server::capacity::connections_max;
 use crate::server::setup::{Shared, Terms};
 use crate::worker::clock;
+use crate::worker::doors::ListenerList;
 use crate::worker::mailbox::{Command, Mailbox};
 
 /// The sockets that follow, in the order of the configuration.
@@ -46,7 +47,7 @@ impl Fleet {
         let rosters = self.plan.rosters.clone();
         let reload = |next: &Config| Ok::<_, Refused>(rosters.reload(next.pools(), mode, clock::now())?);
         if mode.plan_only {
-            return Ok((Outcome { pools: reload(&next)?, differences }, Vec::new()));
+            return Ok((Outcome::new(differences, reload(&next)?), Vec::new()));
         }
         if !differences.restart.is_empty() {
             return Err(Refused::NeedsRestart(differences.restart));
@@ -56,9 +57,9 @@ impl Fleet {
         let rebound = rebound.map_err(|error| Refused::Address(error.to_string()))?;
         match reload(&next) {
             Ok(pools) => {
-                let listeners = self.take_over(rebound, &next);
-                let workers = self.apply(next, listeners);
-                Ok((Outcome { differences, pools }, workers))
+                let (listeners, gone) = self.take_over(rebound, &next);
+                let workers = self.apply(next, listeners, &gone);
+                Ok((Outcome::new(differences, pools), workers))
             }
             Err(refused) => {
                 rebound.undo();
@@ -67,8 +68,8 @@ impl Fleet {
         }
     }
 
-    /// Gives the sockets that are kept to their listeners, and lets go of the others.
-    fn take_over(&mut self, rebound: Rebound<'_>, next: &Config) -> Vec<Bound> {
+    /// Gives the sockets that are kept to their listeners; the second are those of nobody any more.
+    fn take_over(&mut self, rebound: Rebound<'_>, next: &Config) -> (Vec<Bound>, Vec<Bound>) {
         let mut before: HashMap<u64, Bound> = self.listeners.drain(..).map(|bound| (bound.door, bound)).collect();
         let old = &self.plan.config;
         let find = |name: &str| old.listeners().iter().find(|listener| listener.name == name);
@@ -100,15 +101,18 @@ impl Fleet {
             kept.name.clone_from(&listener.name);
             bound.push(kept);
         }
-        for gone in before.into_values() {
+        for gone in before.values() {
             tracing::info!(listener = gone.name, address = %gone.listening.address(), "not listening any more");
             gone.listening.remove_file();
         }
-        bound
+        (bound, before.into_values().collect())
     }
 
     /// Makes it what is. Nothing of this can fail. Gives where each worker says that it serves nobody any more as it was.
-    fn apply(&mut self, next: Config, listeners: Vec<Bound>) -> Vec<Settled> {
+    fn apply(&mut self, next: Config, listeners: Vec<Bound>, gone: &[Bound]) -> Vec<Settled> {
+        // Each worker holds these sockets until it has emptied their queues.
+        let workers = self.plan.desks.len();
+        let mut gone: Vec<_> = (0..workers).map(|number| self.plan.listeners(number, gone)).collect();
         let old = std::mem::replace(&mut self.plan.config, next);
         let plan = &mut self.plan;
         let next = &plan.config;
@@ -120,23 +124,31 @@ impl Fleet {
                     shared.told(was, listener);
                     shared
                 }
-                _ => Shared::new(listener),
+                // It may have left with sessions, and come back.
+                _ => match self.control.facts.listeners.find(&listener.name) {
+                    Some(left) => Shared::at(left.gate, listener),
+                    None => Shared::new(listener),
+                },
             };
             plan.shared.insert(listener.name.clone(), shared);
         }
         self.listeners = listeners;
         let max = connections_max(next, &self.listeners, plan.desks.len(), plan.descriptors);
         plan.process.set_max(max);
+        plan.lists += 1;
+        plan.count_crowd(&self.listeners);
         if old.log() != next.log() {
             (self.on_log)(next.log());
         }
         self.control.facts.listeners.set(facts(&self.plan, &self.listeners));
-        let tell = |(number, mailbox): (usize, &Mailbox)| {
+        let mut tell = |(number, mailbox): (usize, &Mailbox)| {
             let (reply, settled) = oneshot::channel();
-            mailbox.send(Command::Listeners(self.plan.listeners(number, &self.listeners), reply));
+            let listeners = self.plan.listeners(number, &self.listeners);
+            let gone = std::mem::take(&mut gone[number]);
+            mailbox.send(Command::Listeners(ListenerList { number: self.plan.lists, listeners, gone }, reply));
             settled
         };
-        self.plan.mailboxes().enumerate().map(tell).collect()
+        self.plan.mailboxes().enumerate().map(&mut tell).collect()
     }
 }
 
@@ -150,7 +162,7 @@ impl<'c> Rebound<'c> {
             || next.listeners().iter().flat_map(|listener| listener.bind.iter().map(move |bind| (listener, bind)));
         let mut free: Vec<&[Bound]> = before.chunk_by(|one, other| one.group == other.group).collect();
         let mut take = |found: &dyn Fn(&Bound) -> bool| {
-            free.iter().position(|group| found(&group[0])).map(|number| free.swap_remove(number))
+            free.iter().position(|group| found(&group[0])).map(|number| free.remove(number))
         };
         // Those that keep their listener come first: two listeners may both have any free port.
         let kept: Vec<Option<&[Bound]>> =

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::wire::proxy::Version;
 use crate::worker::Setup;
 use crate::worker::admission::{Admission, Gate};
 use crate::worker::clients::{ClientCounts, ClientRules};
-use crate::worker::doors::ListenerSetup;
+use crate::worker::doors::{ListenerList, ListenerSetup};
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::log::SessionLog;
 use crate::worker::mailbox::Mailbox;
@@ -44,6 +44,10 @@ pub(super) struct Plan {
     /// How many pipes each may splice through.
     pub(super) pipes: usize,
     pub(super) shared: HashMap<String, Shared>,
+    /// Clients that may wait in all accept queues together.
+    pub(super) crowd: Arc<AtomicUsize>,
+    /// Counts what the workers were told of listeners.
+    pub(super) lists: u64,
 }
 
 /// A worker as the others know it.
@@ -77,7 +81,13 @@ impl Shared {
     /// Nothing is counted yet.
     pub(super) fn new(listener: &Listener) -> Shared {
         let gate = Gate::new(sessions_max(listener));
-        Shared { gate: Arc::new(gate), rate: listener.accept_rate.map(bucket), clients: clients(listener) }
+        Shared::at(Arc::new(gate), listener)
+    }
+
+    /// The same, where sessions of before are counted by `gate` already.
+    pub(super) fn at(gate: Arc<Gate>, listener: &Listener) -> Shared {
+        gate.set_max(sessions_max(listener));
+        Shared { gate, rate: listener.accept_rate.map(bucket), clients: clients(listener) }
     }
 
     /// The same, for a listener that was told `before` and is told `now`. What it counts goes on, but that a new rate has a full
@@ -107,7 +117,7 @@ impl Plan {
         Setup {
             number,
             cpu: (self.desks.len() == self.cpus.len()).then(|| self.cpus[number]),
-            listeners: self.listeners(number, bound),
+            listeners: ListenerList { number: self.lists, listeners: self.listeners(number, bound), gone: Vec::new() },
             mailbox: desk.mailbox.clone(),
             pulse: Arc::clone(&desk.pulse),
             announcements: self.announcements.clone(),
@@ -123,8 +133,6 @@ impl Plan {
     /// The listeners that worker `number` serves: all of them, each on its own socket.
     pub(super) fn listeners(&self, number: usize, bound: &[Bound]) -> Vec<ListenerSetup> {
         let wakers: Arc<[Waker]> = self.mailboxes().map(|mailbox| mailbox.waker().clone()).collect();
-        let queues = bound.iter().filter_map(|bound| self.listener(bound));
-        let crowd = queues.map(|listener| listener.backlog.get() as usize * self.desks.len()).sum();
         let listeners = bound.iter().filter_map(|bound| {
             let listener = self.listener(bound)?;
             let (roster, terms) = (self.rosters.find(&listener.pool)?, Terms::new(&self.config, listener)?);
@@ -136,7 +144,8 @@ impl Plan {
                 socket: Arc::clone(&bound.listening.sockets()[number]),
                 kept: bound.listening.is_kept(number),
                 unix: bound.listening.address().is_unix(),
-                admission: Admission::new(process, gate, wakers.clone(), crowd).at_rate(shared.rate.clone()),
+                admission: Admission::new(process, gate, wakers.clone(), self.crowd.clone())
+                    .at_rate(shared.rate.clone()),
                 pool: Arc::clone(roster.pool()),
                 rules: terms.rules,
                 options: SocketOptions { keepalive: terms.keepalive, source: None },
@@ -146,6 +155,13 @@ impl Plan {
             })
         });
         listeners.collect()
+    }
+
+    /// Counts anew how many clients may wait.
+    pub(super) fn count_crowd(&self, bound: &[Bound]) {
+        let queues = bound.iter().filter_map(|bound| self.listener(bound));
+        let crowd = queues.map(|listener| listener.backlog.get() as usize * self.desks.len()).sum();
+        self.crowd.store(crowd, Ordering::Relaxed);
     }
 
     fn listener(&self, bound: &Bound) -> Option<&Listener> {

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::engine::socket::Waker;
 use crate::time::Time;
@@ -67,7 +67,7 @@ pub struct Admission {
     /// The workers, to be woken when there is room again.
     wakers: Arc<[Waker]>,
     /// Clients that may wait in all backlogs together.
-    crowd: usize,
+    crowd: Arc<AtomicUsize>,
     /// Sessions counted in here and not yet out.
     held: Cell<usize>,
     /// Its acceptor waits for room.
@@ -77,7 +77,12 @@ pub struct Admission {
 impl Admission {
     /// Counts against both gates; `wakers` are the workers that may wait for them, `crowd` is how many clients may wait to be
     /// accepted by all of them.
-    pub const fn new(process: Arc<Gate>, listener: Arc<Gate>, wakers: Arc<[Waker]>, crowd: usize) -> Admission {
+    pub const fn new(
+        process: Arc<Gate>,
+        listener: Arc<Gate>,
+        wakers: Arc<[Waker]>,
+        crowd: Arc<AtomicUsize>,
+    ) -> Admission {
         Admission { process, listener, rate: None, wakers, crowd, held: Cell::new(0), waits: Cell::new(false) }
     }
 
@@ -125,7 +130,7 @@ impl Admission {
     /// Whether so little room is left that all who may wait would not find a place.
     pub fn is_tight(&self, now: Time) -> bool {
         let tokens = self.rate.as_ref().map_or(usize::MAX, |rate| rate.room(now));
-        self.process.room().min(self.listener.room()).min(tokens) < self.crowd
+        self.process.room().min(self.listener.room()).min(tokens) < self.crowd.load(Relaxed)
     }
 
     /// Where the rate is reached: until when, and the bucket.
@@ -179,7 +184,7 @@ mod tests {
     #[test]
     fn what_a_worker_leaves_behind_is_given_back() {
         let (process, listener) = (Arc::new(Gate::new(3)), Arc::new(Gate::new(2)));
-        let admission = || Admission::new(process.clone(), listener.clone(), Arc::default(), 1);
+        let admission = || Admission::new(process.clone(), listener.clone(), Arc::default(), Arc::new(1.into()));
         let (failing, other) = (admission(), admission());
         for _ in 0..3 {
             failing.enter(Time::ZERO);

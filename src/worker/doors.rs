@@ -1,5 +1,6 @@
 //! The listening sockets that one worker accepts on. There may be others later than at its start: what it is told to serve
-//! is always the whole list, so that hearing it twice, or hearing an old one after a new start, does no harm.
+//! is always the whole list, and the lists are numbered, so that hearing one twice, or an old one after a new start, does no
+//! harm.
 //!
 //! A door's number is also that of its acceptor's operations, of its route, and of its blocks of numbers. Settings that
 //! change make another door on the same socket, so that the sessions of the first end as they began.
@@ -21,6 +22,18 @@ use crate::worker::clients::ClientRules;
 use crate::worker::identity::ProxyProtocol;
 use crate::worker::listener::Acceptor;
 use crate::worker::sources::Sources;
+
+/// What a worker is to serve: all of it.
+#[derive(Debug)]
+pub struct ListenerList {
+    /// Counts the lists; one that is older than another that was heard says nothing.
+    pub number: u64,
+    /// The listeners.
+    pub listeners: Vec<ListenerSetup>,
+    /// Those that are no longer among them. Their accept queues are to be emptied, also by a worker that never served them:
+    /// one that has taken the place of another which failed.
+    pub gone: Vec<ListenerSetup>,
+}
 
 /// One listening socket of a worker, and what its sessions obey.
 #[derive(Debug)]
@@ -105,9 +118,11 @@ impl Doors {
         self.open().any(|door| door.id == id)
     }
 
-    /// The lowest number that is free.
-    pub fn vacant(&self) -> u16 {
-        self.all.iter().position(Option::is_none).unwrap_or(self.all.len()) as u16
+    /// The lowest number that is free; none where so many doors wait for their last session that all are taken.
+    pub fn vacant(&self) -> Option<u16> {
+        u16::try_from(self.all.iter().position(Option::is_none).unwrap_or(self.all.len()))
+            .ok()
+            .filter(|number| *number < u16::MAX)
     }
 
     /// Puts a door in a vacant place.
@@ -116,6 +131,11 @@ impl Doors {
             Some(place) => *place = Some(door),
             None => self.all.push(Some(door)),
         }
+    }
+
+    /// Closes this one, which has just been opened: whoever is in its accept queue is served.
+    pub fn close_one(&mut self, id: u64) {
+        self.all.iter_mut().flatten().filter(|door| door.id == id).for_each(|door| door.acceptor.stop());
     }
 
     /// Closes those that are not in `list`, and all of them where it is empty. A socket that another door of the list has

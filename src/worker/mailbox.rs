@@ -12,7 +12,7 @@ use crate::balance::{BackendId, Claim, Taker};
 use crate::engine::socket::Waker;
 use crate::relay::Kill;
 use crate::slots::Key;
-use crate::worker::doors::ListenerSetup;
+use crate::worker::doors::ListenerList;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Command {
     /// The pools have changed: let go of what they were.
     Refresh,
     /// Serve these listeners, and no others: what is not among them drains. Answered once nobody is accepted by the others.
-    Listeners(Vec<ListenerSetup>, Reply<()>),
+    Listeners(ListenerList, Reply<()>),
     /// A place for the client that waits under this key.
     Place(Key, Claim),
     /// End the sessions of these backends, each named by its pool's name and its identity there.

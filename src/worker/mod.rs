@@ -41,7 +41,7 @@ use crate::relay::Kill;
 use crate::slots::Key;
 use crate::time::Time;
 
-use doors::{Door, Doors, ListenerSetup};
+use doors::{Door, Doors, ListenerList, ListenerSetup};
 use listener::{Accepted, Acceptor};
 use log::SessionLog;
 use mailbox::{Command, Mailbox};
@@ -57,7 +57,7 @@ pub struct Setup {
     /// The CPU it stays on, if it is to.
     pub cpu: Option<usize>,
     /// The listeners it serves.
-    pub listeners: Vec<ListenerSetup>,
+    pub listeners: ListenerList,
     /// Where its commands arrive; wakes it.
     pub mailbox: Mailbox,
     /// The last ping that it has answered.
@@ -79,6 +79,8 @@ pub struct Worker {
     doors: Doors,
     /// Who is to be told when the doors that close are closed.
     changes: Vec<Reply<()>>,
+    /// The number of the list of listeners that it serves.
+    list: u64,
     /// Told to drain: no door opens any more.
     draining: bool,
     number: usize,
@@ -117,6 +119,7 @@ impl Worker {
             sessions,
             doors,
             changes: Vec::new(),
+            list: 0,
             draining: false,
             number,
             reporter,
@@ -221,12 +224,23 @@ impl Worker {
     }
 
     /// Serves these listeners, and no others.
-    fn serve(&mut self, list: Vec<ListenerSetup>) {
+    fn serve(&mut self, list: ListenerList) {
         if self.draining {
             return;
         }
-        self.doors.close_others(&list);
-        for listener in list {
+        for gone in list.gone {
+            let id = gone.id;
+            if !self.doors.knows(id) {
+                self.open(gone);
+                self.doors.close_one(id);
+            }
+        }
+        if list.number < self.list {
+            return;
+        }
+        self.list = list.number;
+        self.doors.close_others(&list.listeners);
+        for listener in list.listeners {
             if !self.doors.knows(listener.id) {
                 self.open(listener);
             }
@@ -234,7 +248,13 @@ impl Worker {
     }
 
     fn open(&mut self, listener: ListenerSetup) {
-        let number = self.doors.vacant();
+        let Some(number) = self.doors.vacant() else {
+            tracing::error!(
+                listener = listener.name,
+                "too many listeners wait for their last session: not opened. Restart"
+            );
+            return;
+        };
         let seed = self.now.nanos() ^ ((self.number as u64) << 48) ^ ((listener.id & 0xffff) << 32);
         let taker: Arc<dyn Taker> = Arc::new(self.mailbox.clone());
         let route = Route {
@@ -340,4 +360,94 @@ fn log_end(ended: &Ended, now: Time) {
         seconds = (now - ended.started).as_secs_f64(),
         "session ended"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpStream;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::address::Address;
+    use crate::balance::Pool;
+    use crate::balance::settings::PoolSettings;
+    use crate::engine::SocketOptions;
+    use crate::engine::listener::{ListenOptions, Listener};
+    use crate::engine::socket::Waker;
+    use crate::relay::{Rules, WhenNone};
+    use crate::worker::admission::{Admission, Gate};
+
+    /// Where nobody serves, a client sees that it was accepted by being closed.
+    fn listener(id: u64, at: &Listener) -> ListenerSetup {
+        let gate = || Arc::new(Gate::new(10));
+        ListenerSetup {
+            id,
+            name: "front".into(),
+            socket: Arc::clone(&at.sockets()[0]),
+            kept: false,
+            unix: false,
+            admission: Admission::new(gate(), gate(), Arc::default(), Arc::new(1.into())),
+            pool: Pool::new(PoolSettings::new("back"), Vec::new(), Time::ZERO).unwrap(),
+            rules: Rules {
+                connect_timeout: Duration::from_secs(1),
+                connect_budget: Duration::from_secs(1),
+                connect_attempts: 1,
+                idle_timeout: None,
+                dead_peer_timeout: None,
+                when_none: WhenNone::Close,
+                queue_timeout: Duration::from_secs(1),
+                max_session_duration: None,
+            },
+            options: SocketOptions { keepalive: None, source: None },
+            sources: sources::Sources::default(),
+            proxy_protocol: identity::ProxyProtocol::default(),
+            clients: clients::ClientRules::default(),
+        }
+    }
+
+    /// Lists that a worker which has failed left unheard say nothing to its successor, who was made of the last of them, but
+    /// that the queues of what is gone are to be emptied.
+    #[test]
+    fn lists_of_before_a_new_start_do_no_harm() {
+        let any = Address::Inet("127.0.0.1:0".parse().unwrap());
+        let options = ListenOptions { workers: 1, backlog: 8, keepalive: None };
+        let (kept, gone) = (Listener::bind(&any, &options).unwrap(), Listener::bind(&any, &options).unwrap());
+        let mut waiting = TcpStream::connect(gone.address().inet().unwrap()).unwrap();
+        let mailbox = Mailbox::new(Waker::new().unwrap());
+        let list = |number, id: u64, out: Vec<ListenerSetup>| ListenerList {
+            number,
+            listeners: vec![listener(id, &kept)],
+            gone: out,
+        };
+        let (replies, answers): (Vec<_>, Vec<_>) = (0..2).map(|_| tokio::sync::oneshot::channel()).unzip();
+        for ((number, id), reply) in [(2, 2), (3, 3)].into_iter().zip(replies) {
+            let out = if number == 2 { vec![listener(9, &gone)] } else { Vec::new() };
+            mailbox.send(Command::Listeners(list(number, id, out), reply));
+        }
+        let (announcements, _blocks) = mpsc::channel();
+        let setup = Setup {
+            number: 0,
+            cpu: None,
+            listeners: list(3, 3, Vec::new()),
+            mailbox: mailbox.clone(),
+            pulse: Arc::default(),
+            pipes: 0,
+            announcements,
+            reporter: Reporter::default(),
+            log: None,
+        };
+        let worker = std::thread::spawn(move || Worker::new(setup).unwrap().run());
+        for answer in answers {
+            answer.blocking_recv().expect("it has settled");
+        }
+        let mut client = TcpStream::connect(kept.address().inet().unwrap()).unwrap();
+        for stream in [&mut client, &mut waiting] {
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            assert_eq!(stream.read(&mut [0]).expect("it was accepted, and closed in order"), 0);
+        }
+        mailbox.send(Command::Drain);
+        worker.join().unwrap().unwrap();
+    }
 }

@@ -177,6 +177,7 @@ impl<E: Engine> Sessions<E> {
 
     /// Lets go of the pool of a route whose sessions have all ended, and by which no more will come.
     pub fn end_route(&mut self, number: u16) {
+        self.context.recorder.end(number);
         self.context.routes[usize::from(number)].chooser = Chooser::of_nothing();
     }
 

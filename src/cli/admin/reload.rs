@@ -68,8 +68,10 @@ fn show(whom: &Whom, path: &str, body: Option<&Proposal>) -> Result<Reload, Exit
     if whom.json {
         print(&answer.text)?;
     } else {
-        let warnings: Vec<&str> = reload.warnings.iter().map(String::as_str).collect();
-        complain(&warnings.iter().map(|warning| format!("{warning}\n")).collect::<String>());
+        // Of a text that was sent, they have been told already.
+        if body.is_none() {
+            complain(&reload.warnings.iter().map(|warning| format!("{warning}\n")).collect::<String>());
+        }
         print(&lines(&reload))?;
     }
     Ok(reload)

@@ -41,7 +41,7 @@ pub async fn reload(
     let text = admin.read_if_any::<Proposal>(&headers, body).await?.map(|proposal| proposal.text);
     let reloaded = match (wish.plan, text) {
         (true, text) => admin.reloader.plan(text, wish.discard_live).await?,
-        (false, None) => admin.reloader.reload(wish.discard_live, &peer.to_string()).await?,
+        (false, None) => admin.reloader.reload(wish.discard_live, peer.to_string()).await?,
         (false, Some(_)) => {
             let message = "a reload takes what the file says, and not what is sent";
             let hint = "send no body; with ?plan=true the body is looked at instead of the file";

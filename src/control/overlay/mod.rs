@@ -330,6 +330,16 @@ impl Overlay {
         differences(&self.live, &next.live, |entry| entry.backend.name(), differing)
     }
 
+    /// Whether those that are in both stand in another order in `next`.
+    pub fn reorders(&self, next: &Overlay) -> bool {
+        let names = |one: &Overlay, other: &Overlay| -> Vec<String> {
+            let there: HashSet<&str> = other.live.iter().map(|entry| entry.backend.name()).collect();
+            let names = one.live.iter().map(|entry| entry.backend.name());
+            names.filter(|name| there.contains(name)).map(str::to_owned).collect()
+        };
+        names(self, next) != names(next, self)
+    }
+
     /// When the next lease ends.
     pub fn next_expiry(&self) -> Option<Time> {
         let leases = self.live.iter().filter_map(|entry| entry.lease);
