@@ -210,16 +210,18 @@ impl Roster {
         self.change(revisions, now, edit)
     }
 
-    /// Gives its host names the addresses that the same hosts have in other pools, so that nobody waits for a look-up whose
-    /// answer is known.
-    pub fn adopt_hosts<'r>(&self, others: impl Iterator<Item = &'r Arc<Roster>> + Clone, now: Time) {
+    /// Its host names that have been looked up, and their addresses.
+    pub fn known_hosts(&self) -> HashMap<Host, Vec<IpAddr>> {
+        let told = self.told();
+        let known = told.overlay.hosts().map(|(name, host)| (host.clone(), told.overlay.addresses(name)));
+        known.filter(|(_, addresses)| !addresses.is_empty()).collect()
+    }
+
+    /// Gives its host names the addresses that are known, so that nobody waits for a look-up whose answer is known.
+    pub fn adopt_hosts(&self, known: &HashMap<Host, Vec<IpAddr>>, now: Time) {
         for named in self.hosts() {
-            let known = others.clone().find_map(|other| {
-                let same = other.hosts().into_iter().find(|known| known.host == named.host)?;
-                Some(other.addresses(&same.name)).filter(|addresses| !addresses.is_empty())
-            });
-            if let Some(addresses) = known
-                && let Err(error) = self.resolved(&named, &addresses, now)
+            if let Some(addresses) = known.get(&named.host)
+                && let Err(error) = self.resolved(&named, addresses, now)
             {
                 tracing::debug!("pool {}: {error}; its hosts are looked up", self.pool.name());
             }

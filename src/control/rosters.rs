@@ -1,5 +1,6 @@
 //! The rosters of all pools: which pools there are, and one change of all of them together.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -119,6 +120,9 @@ impl Rosters {
         };
         let before = self.all();
         let mut leaving = self.leaving();
+        // Before any of them is prepared, which locks it.
+        let hosts: HashMap<_, _> =
+            before.iter().chain(leaving.iter()).flat_map(|roster| roster.known_hosts()).collect();
         let (mut next, mut plans, mut prepared) = (Vec::new(), Vec::new(), Vec::new());
         for pool in pools {
             let named = |roster: &&Arc<Roster>| roster.pool().name() == pool.settings.name;
@@ -136,7 +140,7 @@ impl Rosters {
             } else {
                 let new = Roster::new(pool.clone(), self.changes.clone(), now);
                 let new = new.map_err(|error| refused(pool)(error.into()))?;
-                new.adopt_hosts(before.iter().chain(leaving.iter()), now);
+                new.adopt_hosts(&hosts, now);
                 next.push(Arc::new(new));
             }
         }
