@@ -123,12 +123,12 @@ pub const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Free memory that the allocator keeps at the end of each thread's heap. As it comes it keeps 128 KiB and more, which is
 /// much for a process at rest.
-pub const HEAP_TOP_KEPT_BYTES: i32 = 32 * 1024;
+pub const HEAP_TOP_KEPT_BYTES: i32 = 16 * 1024;
 
 /// The allocator of glibc looks at the end of a heap when 64 KiB or more are freed at once; blocks of 128 KiB are not in a heap.
 pub const HEAP_FREED_BYTES: usize = 96 * 1024;
 
-/// Entries for which lists that a burst has made long keep room when it is over; eight times as many while it lasts.
+/// Entries for which lists that a burst has made long keep room when it is over; twice as many while it lasts.
 pub const VECTORS_KEPT: usize = 128;
 
 /// Attempts to submit, a millisecond apart, when the kernel says that it cannot take more for now (out of memory for
