@@ -31,9 +31,14 @@ pub const BULK_BUFFER_BYTES: usize = 64 * 1024;
 /// Large buffers a worker has: 8 MiB, touched only as far as traffic needs them.
 pub const BULK_BUFFERS_MAX: usize = 128;
 
-/// Bytes that one splice moves at most. Twice as many cost a tenth less, and the others of the worker would wait for twice as
-/// long, a tenth of a millisecond, for their turn.
-pub const SPLICE_BYTES: usize = 256 * 1024;
+/// Bytes that one splice moves at most: a tenth of a millisecond's work.
+pub const SPLICE_BYTES: usize = 512 * 1024;
+
+/// The same where others wait for their turn. It costs a tenth more a byte, and they wait half as long.
+pub const SPLICE_BYTES_BUSY: usize = 256 * 1024;
+
+/// So many completions in one turn, and others wait.
+pub const BUSY_COMPLETIONS: usize = 16;
 
 /// A piece of so many bytes is worth splicing: two system calls cost about as much as copying half of it twice.
 pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
@@ -113,10 +118,17 @@ pub const TIMER_BYTES: usize = 16;
 /// `worker::session::rarely`; see docs/decisions/session-memory.md.
 pub const SESSION_BYTES_MAX: usize = 336;
 
-/// How often a worker gives back the memory that traffic has left behind. A worker without traffic does so twice and sleeps.
-pub const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a worker gives back the memory that traffic has left behind. A worker without traffic does so a few times and sleeps.
+pub const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Entries for which lists that a burst has made long keep room when it is over; eight times as many while it lasts.
+/// Free memory that the allocator keeps at the end of each thread's heap. As it comes it keeps 128 KiB and more, which is
+/// much for a process at rest.
+pub const HEAP_TOP_KEPT_BYTES: i32 = 16 * 1024;
+
+/// The allocator of glibc looks at the end of a heap when 64 KiB or more are freed at once; blocks of 128 KiB are not in a heap.
+pub const HEAP_FREED_BYTES: usize = 96 * 1024;
+
+/// Entries for which lists that a burst has made long keep room when it is over; twice as many while it lasts.
 pub const VECTORS_KEPT: usize = 128;
 
 /// Attempts to submit, a millisecond apart, when the kernel says that it cannot take more for now (out of memory for
@@ -529,7 +541,7 @@ const fn max(one: usize, other: usize) -> usize {
 const _: () = assert!(FAILURES_MAX as u128 * RESTART_PAUSE_MAX.as_millis() < FAILURES_WINDOW.as_millis());
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
-const _: () = assert!(SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
+const _: () = assert!(SPLICE_BYTES_BUSY < SPLICE_BYTES && SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
 const _: () = assert!(BUFFER_BYTES < SPLICE_PIECE_BYTES && SPLICE_PIECE_BYTES <= BULK_BUFFER_BYTES);
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);

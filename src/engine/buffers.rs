@@ -414,9 +414,13 @@ pub struct Lent(Vec<u32>);
 
 #[cfg(test)]
 impl Buffers {
-    /// Pooled buffers that may have pages.
-    pub(super) fn touched(&self) -> usize {
-        self.touched.iter().filter(|touched| **touched).count()
+    /// Pages that the arena has.
+    pub(super) fn pages(&self) -> usize {
+        let mut pages = vec![0u8; ARENA_BYTES.div_ceil(rustix::param::page_size())];
+        // SAFETY: the range is exactly the mapping made in `new`, and the list has a byte for each of its pages.
+        let result = unsafe { libc::mincore(self.arena.as_ptr().cast(), ARENA_BYTES, pages.as_mut_ptr()) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        pages.iter().filter(|page| **page & 1 != 0).count()
     }
 }
 

@@ -1,10 +1,14 @@
 //! What the process may use of its host.
 #![allow(unsafe_code)]
 
+use std::hint::black_box;
+use std::sync::Once;
+
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::errno::Errno;
+use crate::limits::{HEAP_FREED_BYTES, HEAP_TOP_KEPT_BYTES};
 
 /// The CPUs that this process may run on, by number.
 ///
@@ -42,13 +46,22 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(maximum)
 }
 
-/// Gives the kernel back what was freed. The allocator keeps it otherwise: it returns only what lies behind all that is in
-/// use. Takes some microseconds for each free part.
+/// Gives the kernel back what was freed, of all threads. The allocator keeps it otherwise: it returns only what lies behind all
+/// that is in use, and not the last of that. Takes some microseconds for each free part.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the function may be called at any time by any thread, and touches only what is free.
-    unsafe {
-        libc::malloc_trim(0);
+    {
+        static SET_UP: Once = Once::new();
+        // SAFETY: the functions may be called at any time by any thread, and touch only what is free.
+        unsafe {
+            SET_UP.call_once(|| {
+                libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_TOP_KEPT_BYTES);
+                libc::mallopt(libc::M_TOP_PAD, HEAP_TOP_KEPT_BYTES);
+            });
+            libc::malloc_trim(0);
+        }
+        // That leaves the end of a thread's heap alone, which is looked at only when much is freed at once.
+        drop(black_box(Vec::<u8>::with_capacity(HEAP_FREED_BYTES)));
     }
 }
 

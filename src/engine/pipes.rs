@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::engine::{Buffers, Chain};
 use crate::errno::Errno;
-use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX, SPLICE_BYTES};
+use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX};
 
 /// Bytes that wait in a pipe.
 #[derive(Debug)]
@@ -92,10 +92,10 @@ impl Pipes {
     }
 
     /// See [`Engine::splice_in`](super::Engine::splice_in).
-    pub(super) fn splice_in(&mut self, socket: &OwnedFd) -> Spliced {
+    pub(super) fn splice_in(&mut self, socket: &OwnedFd, most: usize) -> Spliced {
         let Some(id) = self.take() else { return Spliced::Nothing };
         let Some(pipe) = &self.pipes[usize::from(id)] else { return Spliced::Nothing };
-        match advance(socket, &pipe.writer, SPLICE_BYTES) {
+        match advance(socket, &pipe.writer, most) {
             Ok(bytes @ 1..) => Spliced::Bytes(Piped::new(id, bytes as u32)),
             result => {
                 self.free.push(id);

@@ -149,7 +149,7 @@ impl Worker {
             for completion in completions.drain(..) {
                 woken |= self.handle(completion);
             }
-            completions.shrink_to(8 * VECTORS_KEPT);
+            completions.shrink_to(2 * VECTORS_KEPT);
             if woken {
                 self.hear();
             }

@@ -50,8 +50,12 @@ impl Contest<'_> {
         self.afresh(at, |contest, proxy| {
             let in_use = || Ok::<_, std::io::Error>(InUse { user: proxy.memory()?, slab_kib: procfs::slab_kib()? });
             let before = in_use()?;
-            let mut held = Ok(InUse::default());
-            hold(&mut contest.site, proxy.targets(), connections, IDLE_BYTES, &mut || held = in_use())?;
+            let (mut rested, mut held) = (Ok(0.0), Ok(InUse::default()));
+            hold(&mut contest.site, proxy.targets(), connections, IDLE_BYTES, &mut || {
+                rested = settled(|| in_use().map(|in_use| in_use.user_kib()));
+                held = in_use();
+            })?;
+            rested?;
             Ok(idle_sample(connections, before, held?, in_use()?, proxied))
         })
     }

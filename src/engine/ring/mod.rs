@@ -43,8 +43,8 @@ use super::{Addresses, Completion, Engine, Event, Inspection, OpKind, Owner, Rec
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::{
-    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, GATHER_MAX,
-    RING_DRAIN_TURNS, RING_DRAIN_WAIT,
+    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, BUSY_COMPLETIONS,
+    GATHER_MAX, RING_DRAIN_TURNS, RING_DRAIN_WAIT, SPLICE_BYTES, SPLICE_BYTES_BUSY,
 };
 use crate::slots::Key;
 
@@ -109,6 +109,8 @@ pub struct Ring {
     /// Sockets whose close may not have been submitted yet, each with the number of its submission.
     closing: Vec<(u64, RawFd)>,
     rest: Rest,
+    /// Others wait in this turn.
+    busy: bool,
     /// Why nothing can be submitted any more.
     failure: Option<Errno>,
     /// The kernel refuses submissions from any other thread.
@@ -154,6 +156,7 @@ impl Ring {
             vectorized: true,
             closing: Vec::new(),
             rest: Rest::default(),
+            busy: false,
             failure: None,
             not_send: PhantomData,
         };
@@ -322,7 +325,7 @@ impl Engine for Ring {
     }
 
     fn splice_in(&mut self, socket: &OwnedFd) -> Spliced {
-        self.pipes.splice_in(socket)
+        self.pipes.splice_in(socket, if self.busy { SPLICE_BYTES_BUSY } else { SPLICE_BYTES })
     }
 
     fn splice_out(&mut self, piped: &mut Piped, socket: &OwnedFd) -> Result<usize, Errno> {
@@ -442,6 +445,7 @@ impl Engine for Ring {
             self.closing.clear();
         }
         self.reap(completions);
+        self.busy = completions.len() >= before + BUSY_COMPLETIONS;
         if self.queue.has_overflown() {
             self.statistics.overflows += 1;
             self.queue.wait_only(Some(Duration::ZERO))?;

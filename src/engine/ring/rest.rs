@@ -18,10 +18,13 @@ use crate::limits::{BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_PUBLISHED_MIN, VECTORS_K
 pub(super) struct Rest {
     /// Buffers used when it was last tidied.
     used: u64,
-    /// And when published ones were last recalled.
+    /// And when published ones were last recalled; [`UNFINISHED`] where there was no room to replace all of them at once.
     used_at_recall: u64,
     recall: Option<Recall>,
 }
+
+/// Another recall is wanted, used buffers or not.
+const UNFINISHED: u64 = u64::MAX;
 
 /// Published buffers are being received into.
 #[derive(Debug)]
@@ -69,7 +72,9 @@ impl Ring {
         if recall.left == 0 {
             self.rest.recall = None;
             self.rest.used = self.small.used() + self.large.used();
-            self.rest.used_at_recall = self.rest.used;
+            if self.rest.used_at_recall != UNFINISHED {
+                self.rest.used_at_recall = self.rest.used;
+            }
             // This was no traffic.
             self.small_demand.rest(self.small.published());
             self.large_demand.rest(self.large.published());
@@ -81,7 +86,7 @@ impl Ring {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let Ok((near, far)) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return };
         let few = BULK_BUFFERS_PUBLISHED_MIN.min(self.waiting_large) as u16;
-        let mut left = 0;
+        let (mut left, mut whole) = (0, true);
         for (number, how, few) in
             [(SMALL, Receive::Multishot, BUFFERS_PUBLISHED_MIN as u16), (LARGE, Receive::Bulk, few)]
         {
@@ -89,6 +94,7 @@ impl Ring {
             let before = if number == SMALL { self.small.published() } else { self.large.published() };
             // The kernel takes those first that were published first.
             self.fill_up(how, most.min(before + few));
+            whole &= before + few <= most;
             let now = if number == SMALL { self.small.published() } else { self.large.published() };
             let wanted = usize::from(now.saturating_sub(few).min(before));
             let sent = send(&near, &vec![0; wanted], SendFlags::NOSIGNAL).unwrap_or(0);
@@ -99,7 +105,7 @@ impl Ring {
             }
             left += sent;
         }
-        self.rest.used_at_recall = self.rest.used;
+        self.rest.used_at_recall = if whole { self.rest.used } else { UNFINISHED };
         if left > 0 {
             self.rest.recall = Some(Recall { left, _pair: (near, far) });
         }

@@ -19,6 +19,8 @@ fn come_to_rest(bench: &mut Bench) -> usize {
 fn a_ring_at_rest_has_given_all_pages_back_and_loses_no_byte() {
     let mut bench = Bench::new();
     let all = bench.pool();
+    // As many as there may be are published.
+    bench.ring.small_demand.starve();
     let pairs: Vec<_> = (0..100).map(|_| tcp_pair()).collect();
     for (index, (near, _)) in pairs.iter().enumerate() {
         bench.ring.receive(owner(index as u32, 0), near, Receive::Multishot);
@@ -40,10 +42,9 @@ fn a_ring_at_rest_has_given_all_pages_back_and_loses_no_byte() {
         bench.ring.buffers().clear(chain);
     }
     assert!(come_to_rest(&mut bench) > 1);
-    let published = usize::from(bench.ring.small.published());
     let waiting: usize = held.iter().map(|chain| bench.ring.buffers.pooled_chunks(chain)).sum();
-    assert_eq!(published, BUFFERS_PUBLISHED_MIN);
-    assert_eq!(bench.ring.buffers.touched(), published + waiting, "what is published has been so since it was clean");
+    assert_eq!(usize::from(bench.ring.small.published()), BUFFERS_PUBLISHED_MIN);
+    assert!(bench.ring.buffers.pages() <= waiting, "{} pages for {waiting}", bench.ring.buffers.pages());
     for (index, chain) in held.iter_mut().enumerate().skip(1).step_by(2) {
         let expected: Vec<u8> = (0..3).flat_map(|round| [(index + round) as u8; 1000]).collect();
         assert!(bench.ring.buffers().slices(chain).flatten().eq(&expected), "chain {index} has changed");
@@ -83,8 +84,7 @@ fn large_buffers_go_too_and_one_who_waits_for_one_still_gets_it() {
         }
         come_to_rest(&mut bench);
         assert_eq!(bench.ring.large.published(), u16::from(waits));
-        let published = usize::from(bench.ring.small.published() + bench.ring.large.published());
-        assert_eq!(bench.ring.buffers.touched(), published);
+        assert_eq!(bench.ring.buffers.pages(), 0);
     }
     far.write_all(&[3; 10_000]).unwrap();
     let event = bench.next(owner(1, 0));
