@@ -5,6 +5,8 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
@@ -32,6 +34,7 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     choosing(&mut criterion);
+    choosing_together(&mut criterion);
     timers(&mut criterion);
     relaying(&mut criterion);
     counting(&mut criterion);
@@ -56,6 +59,30 @@ fn choosing(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// The same while another thread does nothing else: what the counters that all workers share cost at the worst.
+fn choosing_together(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("choose_together");
+    let tried = Tried::new();
+    let request = Request { client: None, tried: &tried };
+    for backends in BACKENDS {
+        let (mut chooser, _held) = pool(Policy::LeastConnections, backends);
+        let mut other = Chooser::new(chooser.pool().clone(), 2);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    drop(place(&mut other, &request));
+                }
+            });
+            group.bench_function(BenchmarkId::new(Policy::LeastConnections.name(), backends), |bencher| {
+                bencher.iter(|| place(&mut chooser, &request));
+            });
+            over.store(true, Ordering::Relaxed);
+        });
     }
     group.finish();
 }

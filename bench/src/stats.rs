@@ -24,6 +24,16 @@ impl Spread {
         Some(Spread { median, low, high })
     }
 
+    /// One value alone.
+    pub fn single(value: f64) -> Spread {
+        Spread { median: value, low: value, high: value }
+    }
+
+    /// The same in another unit.
+    pub fn times(self, factor: f64) -> Spread {
+        Spread { median: self.median * factor, low: self.low * factor, high: self.high * factor }
+    }
+
     /// Half the distance between the ends, in percent of the median; 0 where the median is.
     pub fn half_width_percent(&self) -> f64 {
         if self.median == 0.0 { 0.0 } else { 50.0 * (self.high - self.low) / self.median.abs() }
@@ -53,7 +63,7 @@ mod tests {
     #[test]
     fn the_median_is_the_middle() {
         assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of(&[3.0]), Some(Spread { median: 3.0, low: 3.0, high: 3.0 }));
+        assert_eq!(Spread::of(&[3.0]), Some(Spread::single(3.0)));
         assert_eq!(Spread::of(&[9.0, 1.0, 2.0]), Some(Spread { median: 2.0, low: 1.0, high: 9.0 }));
         assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, low: 1.0, high: 9.0 }));
     }
@@ -61,13 +71,14 @@ mod tests {
     #[test]
     fn the_spread_is_relative() {
         assert_eq!(Spread { median: 10.0, low: 9.0, high: 11.0 }.half_width_percent(), 10.0);
-        assert_eq!(Spread { median: 0.0, low: 0.0, high: 0.0 }.half_width_percent(), 0.0);
+        assert_eq!(Spread::single(0.0).half_width_percent(), 0.0);
+        assert_eq!(Spread { median: 1.0, low: 0.5, high: 2.0 }.times(4.0), Spread { median: 4.0, low: 2.0, high: 8.0 });
     }
 
     #[test]
     fn ratios_pair_the_rounds() {
         // Both slow down in the second round; the ratio does not move.
-        assert_eq!(paired_ratio(&[1.0, 10.0], &[2.0, 20.0]), Some(Spread { median: 0.5, low: 0.5, high: 0.5 }));
+        assert_eq!(paired_ratio(&[1.0, 10.0], &[2.0, 20.0]), Some(Spread::single(0.5)));
         assert_eq!(paired_ratio(&[1.0], &[2.0, 2.0]), None);
         assert_eq!(paired_ratio(&[1.0], &[0.0]), None);
     }

@@ -12,6 +12,9 @@ use crate::table::figure;
 
 use targets::Outcome;
 
+/// Fewer rounds do not tell a figure from its noise.
+const ROUNDS_MIN: usize = 3;
+
 /// One comparison's report, as it was kept.
 #[derive(Debug)]
 pub struct Part {
@@ -86,6 +89,9 @@ impl Summary {
              ratios.\n",
         );
         text.push_str(&self.origin());
+        if self.reports().any(|report| report.settings.rounds < ROUNDS_MIN) {
+            text.push_str("\n**Measured briefly, to see that it works: the figures mean little.**\n");
+        }
         text.push_str(&self.targets());
         text.push_str(&self.growth());
         for (part, plots) in self.parts.iter().zip(plots) {
@@ -120,7 +126,7 @@ impl Summary {
         if open > 0 {
             text.push_str(&format!(", {open} not measured"));
         }
-        text.push_str(".\n\n| target | scenario | measured | wanted | |\n|---|---|---|---|---|\n");
+        text.push_str(". Judged is the median; in brackets is what single rounds gave.\n\n| target | scenario | measured | wanted | |\n|---|---|---|---|---|\n");
         for line in &lines {
             let outcome = match &line.outcome {
                 Outcome::Met => "met",
@@ -213,7 +219,8 @@ mod tests {
         for piece in [
             "| code | 0123abc |\n| date | 2026-01-31 |\n",
             "| nginx | nginx 1.2.3 |\n",
-            "\n1 met, 1 missed.\n",
+            "\n1 met, 1 missed. ",
+            "Measured briefly",
             "| CPU of a small request, nginx = 1 | `request:64x64` | 0.800 | ≤ 0.82 | met |\n",
             "| CPU of a connection, nginx = 1 | `connect:64x64` | 0.917 | ≤ 0.85 | **missed** |\n",
             "## one-worker\n\n1 worker and 4 backends where the scenario names no other number, 2 rounds of 1 s",
@@ -223,6 +230,9 @@ mod tests {
             assert!(text.contains(piece), "{piece} is missing in\n{text}");
         }
         assert!(!text.contains("## Growth"), "there is no curve:\n{text}");
+        let mut thorough = report(Vec::new());
+        thorough.settings.rounds = ROUNDS_MIN;
+        assert!(!summary(Ok(thorough)).text(&[Vec::new()]).contains("briefly"));
     }
 
     #[test]

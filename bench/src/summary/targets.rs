@@ -5,6 +5,7 @@ use crate::figures::Figure;
 use crate::load::Life;
 use crate::report::{PeerReport, Report, ScenarioReport};
 use crate::scenario::{Scenario, Traffic};
+use crate::stats::Spread;
 use crate::table::figure;
 
 /// Who is judged.
@@ -38,7 +39,7 @@ pub(super) struct Line {
     pub(super) target: String,
     /// Where.
     pub(super) scenario: String,
-    /// The number.
+    /// The number, and what single rounds gave where there is more than one.
     pub(super) measured: String,
     /// What it is to be.
     pub(super) wanted: String,
@@ -76,14 +77,12 @@ pub(super) fn of(report: &Report) -> Vec<Line> {
 
 fn of_scenario(measured: &ScenarioReport, scenario: Scenario) -> Vec<Line> {
     let ratio = |target: &str, figure: Figure, limit: f64| {
-        let ratio = subject(measured).and_then(|peer| match peer.to_baseline.get(&figure) {
-            Some(ratio) => Ok(ratio.median),
-            None => Err(absent(measured, "nginx")),
-        });
+        let ratio = subject(measured)
+            .and_then(|peer| peer.to_baseline.get(&figure).copied().ok_or_else(|| absent(measured, "nginx")));
         vec![at_most(target, measured, ratio, limit, "")]
     };
     let own = |figure: Figure| {
-        let value = |peer: &PeerReport| peer.figures.get(&figure).map(|measured| measured.spread.median);
+        let value = |peer: &PeerReport| peer.figures.get(&figure).map(|measured| measured.spread);
         subject(measured).and_then(|peer| value(peer).ok_or_else(|| "not measured".to_owned()))
     };
     match scenario.traffic {
@@ -97,7 +96,7 @@ fn of_scenario(measured: &ScenarioReport, scenario: Scenario) -> Vec<Line> {
             .map(|(name, figure)| level(name, measured, figure))
             .into(),
         Traffic::Idle { .. } => {
-            let bytes = own(Figure::UserKibPerConnection).map(|kib| kib * 1024.0);
+            let bytes = own(Figure::UserKibPerConnection).map(|kib| kib.times(1024.0));
             vec![at_most("user memory of an idle connection", measured, bytes, IDLE_BYTES_MAX, " B")]
         }
         Traffic::Spike { .. } => {
@@ -119,7 +118,7 @@ fn level(name: &str, measured: &ScenarioReport, quantile: Figure) -> Line {
     let best = rivals.min_by(f64::total_cmp).filter(|best| *best > 0.0);
     let ratio = subject(measured).and_then(|peer| {
         let ours = of(peer).ok_or_else(|| "not measured".to_owned())?;
-        best.map(|best| ours / best).ok_or_else(|| "no other peer was measured".to_owned())
+        best.map(|best| Spread::single(ours / best)).ok_or_else(|| "no other peer was measured".to_owned())
     });
     at_most(&format!("{name} at an open pace, best other = 1"), measured, ratio, LEVEL, "")
 }
@@ -128,21 +127,25 @@ fn level(name: &str, measured: &ScenarioReport, quantile: Figure) -> Line {
 fn growth(curve: &Curve<'_>) -> Line {
     let rivals = RIVALS.iter().filter_map(|peer| curve.growth(peer)).map(|growth| growth.factor());
     let ratio = match (curve.growth(SUBJECT), rivals.min_by(f64::total_cmp)) {
-        (Some(ours), Some(least)) => Ok(ours.factor() / least),
+        (Some(ours), Some(least)) => Ok(Spread::single(ours.factor() / least)),
         (None, _) => Err(format!("{SUBJECT} was not measured at every number")),
         (_, None) => Err("no other peer was measured at every number".to_owned()),
     };
     line("growth of the cost, least other = 1", &curve.name(), ratio, LEVEL, "")
 }
 
-fn at_most(target: &str, measured: &ScenarioReport, value: Result<f64, String>, limit: f64, unit: &str) -> Line {
+fn at_most(target: &str, measured: &ScenarioReport, value: Result<Spread, String>, limit: f64, unit: &str) -> Line {
     line(target, &measured.scenario, value, limit, unit)
 }
 
-fn line(target: &str, scenario: &str, value: Result<f64, String>, limit: f64, unit: &str) -> Line {
+fn line(target: &str, scenario: &str, value: Result<Spread, String>, limit: f64, unit: &str) -> Line {
     let (measured, outcome) = match value {
-        Ok(value) if value <= limit => (format!("{}{unit}", figure(value)), Outcome::Met),
-        Ok(value) => (format!("{}{unit}", figure(value)), Outcome::Missed),
+        Ok(value) => {
+            let outcome = if value.median <= limit { Outcome::Met } else { Outcome::Missed };
+            let rounds = format!(" ({} to {})", figure(value.low), figure(value.high));
+            let rounds = if value.low < value.high { rounds } else { String::new() };
+            (format!("{}{unit}{rounds}", figure(value.median)), outcome)
+        }
         Err(why) => ("-".to_owned(), Outcome::NotMeasured(why)),
     };
     let wanted = format!("≤ {limit}{unit}");
@@ -215,6 +218,13 @@ mod tests {
             own("balance:8000", Figure::BusiestOverMean, 1.02),
         ]);
         assert_eq!(outcomes(&report), [met("384 B"), missed("121 %"), met("1.02")]);
+    }
+
+    #[test]
+    fn what_single_rounds_gave_stands_beside_the_median_that_is_judged() {
+        let rounds = Spread { median: 0.8, low: 0.75, high: 0.9 };
+        let judged = line("t", "s", Ok(rounds), 0.82, " B");
+        assert_eq!((judged.measured.as_str(), judged.outcome), ("0.800 B (0.750 to 0.900)", Outcome::Met));
     }
 
     #[test]
