@@ -51,11 +51,7 @@ pub fn exchange(
     window: Window,
     meter: &mut dyn Meter,
 ) -> Result<Outcome, LoadError> {
-    let mut run = Exchange::new(site, plan, targets);
-    // Who accepts one connection for each round of its event loop would need minutes for thousands beside the traffic.
-    run.holding = plan.life == Life::Held;
-    run.open()?;
-    run.holding = false;
+    let mut run = Exchange::opened(site, plan, targets)?;
     let now_ns = run.now_ns();
     let counted_from = now_ns + window.warmup.as_nanos() as u64;
     let counted_until = counted_from + window.measure.as_nanos() as u64;
@@ -94,9 +90,7 @@ pub fn hold(
     at_rest: &mut dyn FnMut(),
 ) -> Result<usize, LoadError> {
     let plan = ExchangePlan { connections, size, life: Life::Held, check: true, pace: Pace::Closed };
-    let mut run = Exchange::new(site, &plan, targets);
-    run.holding = true;
-    run.open()?;
+    let mut run = Exchange::opened(site, &plan, targets)?;
     at_rest();
     run.close()
 }
@@ -142,6 +136,20 @@ impl<'a> Exchange<'a> {
             record: Record::new(),
             origin: Instant::now(),
         }
+    }
+
+    /// With every client answered once. Held connections rest until then: who accepts one connection for each round of
+    /// its event loop would need minutes for thousands of them beside the traffic.
+    fn opened(
+        site: &'a mut Site,
+        plan: &'a ExchangePlan,
+        targets: &'a [SocketAddr],
+    ) -> Result<Exchange<'a>, LoadError> {
+        let mut run = Exchange::new(site, plan, targets);
+        run.holding = plan.life == Life::Held;
+        run.open()?;
+        run.holding = false;
+        Ok(run)
     }
 
     fn now_ns(&self) -> u64 {
@@ -351,5 +359,24 @@ impl<'a> Exchange<'a> {
         self.record.failure(fault)?;
         self.fallen.push(at);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_connections_rest_until_all_are_open_and_then_all_begin() {
+        const CONNECTIONS: usize = 300;
+        let mut site = Site::new(1).expect("a backend listens");
+        let targets = site.addresses().to_vec();
+        let (life, pace) = (Life::Held, Pace::Closed);
+        let plan = ExchangePlan { connections: CONNECTIONS, size: 64, life, check: true, pace };
+        let mut run = Exchange::opened(&mut site, &plan, &targets).expect("the loopback works");
+        assert_eq!((run.record.operations, run.busy), (CONNECTIONS as u64, 0), "one answer each, and no request more");
+        run.start_all().expect("the loopback works");
+        assert_eq!(run.busy, CONNECTIONS);
+        assert_eq!(run.close().expect("the loopback works"), 0);
     }
 }
