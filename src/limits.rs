@@ -178,6 +178,10 @@ pub const KEEPALIVE_PROBE_INTERVAL_MAX: Duration = Duration::from_secs(15);
 /// How long accepting pauses when the process is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a socket that accepts nobody any more is kept, and its queue looked at again: handshakes that had begun end within
+/// that, unless the network loses something. Whoever is late is reset.
+pub const ACCEPT_REST: Duration = Duration::from_millis(20);
+
 /// How long a proxy may take to send the header of the PROXY protocol, from the moment its connection is accepted.
 pub const PROXY_HEADER_MAX: Duration = Duration::from_secs(5);
 

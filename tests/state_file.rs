@@ -380,6 +380,66 @@ fn a_disk_that_takes_nothing_is_told_and_counted_and_tried_again() {
     end(ringlb, Signal::TERM);
 }
 
+/// Whatever happened first, the reload or the restart: the set is the same.
+#[test]
+fn what_was_reloaded_is_what_a_restart_finds() {
+    let state = State::new();
+    let config = state.config(&[("a", ""), ("b", ""), ("c", "")]);
+    let ringlb = config.start();
+    weigh(&ringlb, "a", 7);
+    call(&ringlb.admin(), "DELETE", &format!("{BACKENDS}/c"), "").json(200);
+    call(&ringlb.admin(), "POST", BACKENDS, r#"{"name":"x","address":"127.0.0.1:1"}"#).json(201);
+    let next = state.config(&[("a", ""), ("b", "weight = 3"), ("c", ""), ("d", "")]);
+    let reload = |ringlb: &Ringlb, query: &str| {
+        fs::write(ringlb.path("ringlb.toml"), next.text()).expect("the file is written");
+        call(&ringlb.admin(), "POST", &format!("/v1/reload{query}"), "").json(200);
+    };
+    reload(&ringlb, "");
+    let expected = rows(&[
+        ("a", 7, "ready", "file"),
+        ("b", 3, "ready", "file"),
+        ("d", 1, "ready", "file"),
+        ("x", 1, "ready", "live"),
+    ]);
+    assert_eq!(shown(&ringlb), expected);
+    end(ringlb, Signal::TERM);
+    let ringlb = next.start();
+    assert_eq!(shown(&ringlb), expected);
+
+    // What was discarded does not come back, after a crash neither.
+    reload(&ringlb, "?discard_live=true");
+    let expected = rows(&[
+        ("a", 1, "ready", "file"),
+        ("b", 3, "ready", "file"),
+        ("c", 1, "ready", "file"),
+        ("d", 1, "ready", "file"),
+    ]);
+    assert_eq!(shown(&ringlb), expected);
+    state.wait_for("no edit any more", |pools| pools.as_array().is_some_and(Vec::is_empty));
+    end(ringlb, Signal::KILL);
+    let ringlb = next.start();
+    assert_eq!(shown(&ringlb), expected);
+    ringlb.stop();
+}
+
+#[test]
+fn a_pool_that_a_reload_takes_out_takes_its_edits_with_it() {
+    let state = State::new();
+    let config = state.config(&[("a", "")]);
+    let other = "[[pool]]\nname = \"other\"\n[[pool.backend]]\nname = \"o\"\naddress = \"127.0.0.1:1\"\n";
+    let ringlb = Ringlb::with_file(&format!("{}{other}", config.text()));
+    weigh(&ringlb, "a", 7);
+    call(&ringlb.admin(), "PATCH", "/v1/pools/other/backends/o", r#"{"weight":9}"#).json(200);
+    state.wait_for("both pools", |pools| pools.as_array().is_some_and(|pools| pools.len() == 2));
+    fs::write(ringlb.path("ringlb.toml"), config.text()).expect("the file is written");
+    call(&ringlb.admin(), "POST", "/v1/reload", "").json(200);
+    state.wait_for("one pool", |pools| pools.as_array().is_some_and(|pools| pools.len() == 1));
+    end(ringlb, Signal::KILL);
+    let ringlb = config.start();
+    assert_eq!(shown(&ringlb), rows(&[("a", 7, "ready", "file")]));
+    ringlb.stop();
+}
+
 /// Killed in the middle of a write: either what was there before is there, or what was being written, and nothing between.
 #[test]
 fn a_kill_while_it_is_written_leaves_a_whole_state() {

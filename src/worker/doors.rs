@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::balance::Pool;
 use crate::engine::SocketOptions;
+use crate::limits::ACCEPT_REST;
 use crate::metrics::ListenerCells;
 use crate::relay::Rules;
 use crate::time::Time;
@@ -73,6 +74,8 @@ pub struct Door {
     pub counts: Arc<ListenerCells>,
     /// Its accept queue is served by others once it closes.
     outlived: bool,
+    /// Its socket, once it accepts nobody any more by itself, and until when it is kept.
+    rest: Option<(Arc<OwnedFd>, Time)>,
 }
 
 /// All of a worker's doors, by their numbers.
@@ -84,16 +87,26 @@ pub struct Doors {
 impl Door {
     /// An open one.
     pub fn new(id: u64, acceptor: Acceptor<OwnedFd>, counts: Arc<ListenerCells>, kept: bool) -> Door {
-        Door { id, acceptor, counts, outlived: kept }
+        Door { id, acceptor, counts, outlived: kept, rest: None }
     }
 
-    /// Where it has just stopped: the socket whose accept queue is to be emptied.
-    pub fn take_queue(&mut self) -> Option<Arc<OwnedFd>> {
-        self.acceptor.take_stopped().filter(|_| !self.outlived)
+    /// The socket whose accept queue is to be emptied now: when it has just stopped, and once more [`ACCEPT_REST`] later,
+    /// because a handshake may have been under way.
+    pub fn queue(&mut self, now: Time) -> Option<Arc<OwnedFd>> {
+        if let Some(socket) = self.acceptor.take_stopped().filter(|_| !self.outlived) {
+            self.rest = Some((socket.clone(), now + ACCEPT_REST));
+            return Some(socket);
+        }
+        self.rest.take_if(|(_, until)| *until <= now).map(|(socket, _)| socket)
+    }
+
+    /// Whether nobody comes by it any more.
+    pub fn is_closed(&self) -> bool {
+        self.acceptor.is_stopped() && self.rest.is_none()
     }
 
     fn is_over(&self) -> bool {
-        self.acceptor.is_stopped() && self.acceptor.admission().held() == 0
+        self.is_closed() && self.acceptor.admission().held() == 0
     }
 }
 
@@ -155,17 +168,18 @@ impl Doors {
 
     /// Whether one that closes may accept somebody yet.
     pub fn are_closing(&self) -> bool {
-        self.open().any(|door| door.acceptor.is_stopping() && !door.acceptor.is_stopped())
+        self.open().any(|door| door.acceptor.is_stopping() && !door.is_closed())
     }
 
     /// Whether none accepts any more.
     pub fn are_closed(&self) -> bool {
-        self.open().all(|door| door.acceptor.is_stopped())
+        self.open().all(Door::is_closed)
     }
 
     /// When one of them wants a turn although nothing has happened.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.open().filter_map(|door| door.acceptor.next_deadline()).min()
+        let rests = self.open().filter_map(|door| door.rest.as_ref().map(|(_, until)| *until));
+        self.open().filter_map(|door| door.acceptor.next_deadline()).chain(rests).min()
     }
 
     /// Forgets those that are closed and have no session left, and gives their numbers.

@@ -320,8 +320,8 @@ impl Worker {
             let Some(door) = self.doors.door(number) else { continue };
             door.acceptor.turn(&mut self.ring, self.now);
             door.counts.pause(door.acceptor.pause());
-            let queue = door.take_queue();
-            closed |= door.acceptor.is_stopped();
+            let queue = door.queue(self.now);
+            closed |= door.is_closed();
             // Whoever waits in the accept queue would be reset when the last descriptor is closed.
             for client in queue.iter().flat_map(|socket| accept_rest(socket)) {
                 self.admit(number, client);
