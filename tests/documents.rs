@@ -104,6 +104,30 @@ fn the_fields_of_the_access_log_are_documented() {
     assert!(read("docs/access-log.md").contains(&table), "docs/access-log.md lacks this table:\n{table}");
 }
 
+/// Whoever reads the documents meets every command.
+#[test]
+fn every_command_is_documented() {
+    let help =
+        std::process::Command::new(env!("CARGO_BIN_EXE_ringlb")).arg("--help").output().expect("the binary runs");
+    let help = String::from_utf8(help.stdout).expect("text");
+    let list = help.split_once("Commands:\n").and_then(|(_, rest)| rest.split_once("\n\n")).expect("a list").0;
+    // A description may go on in further lines, which begin further to the right.
+    let names =
+        list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()));
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.contains(&"run") && names.contains(&"reload"), "{names:?}");
+    let documents = ["README.md", "docs/admin.md", "docs/reload.md"].map(read).concat();
+    for name in names {
+        let command = format!("ringlb {name}");
+        let mut found = documents.match_indices(&command).map(|(at, found)| at + found.len());
+        let whole = found.any(|end| !documents[end..].starts_with(|next: char| next.is_alphanumeric()));
+        assert!(
+            whole || name == "demo" && documents.contains("-- demo"),
+            "`ringlb {name}` is nowhere in the documents"
+        );
+    }
+}
+
 /// A key that is served must be read: what cannot be its value must be refused.
 #[test]
 fn every_served_key_is_read_and_every_other_is_refused() {

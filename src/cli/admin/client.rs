@@ -162,6 +162,10 @@ impl Answer {
 
 fn refusal(text: &str, status: u16) -> Exit {
     match serde_json::from_str::<Failure>(text) {
+        // Several faults have a line or more each.
+        Ok(Failure { error }) if error.message.contains('\n') => {
+            Exit::Failed(format!("{}\n{}", error.message.trim_end(), error.hint))
+        }
         Ok(Failure { error }) => Exit::Failed(format!("{}; {}", error.message, error.hint)),
         Err(_) => Exit::Failed(format!("the answer is {status}, and not in the form of ringlb; is it one?")),
     }
