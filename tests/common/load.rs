@@ -89,7 +89,15 @@ impl Load {
 
 fn come_again(shared: &Shared, address: SocketAddr, client: usize) {
     while !shared.stop.load(Ordering::SeqCst) {
-        let mut stream = net::connect(address);
+        let mut stream = match net::try_connect(address) {
+            Ok(stream) => stream,
+            // A reset that has come before the call returned.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                shared.seen.lock().expect("a lock").lost.push(Lost { client, backend: None });
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
         let mut name = None;
         let whole = (0..REQUESTS).all(|number| match exchange(&mut stream, number) {
             Some(answer) => {
