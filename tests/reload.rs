@@ -296,6 +296,7 @@ fn a_process_without_a_file_has_nothing_to_load() {
     let arguments = ["run", "--listen", "127.0.0.1:0", "--backend", &address, "--workers", "1"];
     let ringlb = Ringlb::with_arguments(&arguments);
     until("it answers", || UnixStream::connect(ringlb.admin()).ok());
+    until("it is ready", || (status(&ringlb)["ready"] == true).then_some(()));
     assert_eq!(call(&ringlb.admin(), "POST", "/v1/reload", "").code(409), "no_file");
     assert_eq!(call(&ringlb.admin(), "POST", "/v1/reload?plan=true", "").code(409), "no_file");
     let output = command(&ringlb.admin(), &["reload"]);
