@@ -1,5 +1,7 @@
 //! What differs between two configurations, by the keys of the file. Each destructuring sees to it that no key is forgotten.
 
+use std::collections::HashMap;
+
 use super::{Config, General, Listener, Pool};
 use crate::balance::settings::PoolSettings;
 
@@ -48,7 +50,7 @@ pub fn differences<T>(
     name: impl Fn(&T) -> &str,
     differing: impl Fn(&T, &T) -> Vec<&'static str>,
 ) -> Vec<Difference> {
-    let before: std::collections::HashMap<&str, &T> = one.iter().map(|thing| (name(thing), thing)).collect();
+    let before: HashMap<&str, &T> = one.iter().map(|thing| (name(thing), thing)).collect();
     let mut missing = before.clone();
     let mut found = Vec::new();
     for thing in other {

@@ -4,27 +4,17 @@ use std::path::{Path, PathBuf};
 
 use crate::config::fault::Problem;
 use crate::config::notation::quoted;
-use crate::config::{Admin, LogTarget};
+use crate::config::{Admin, LogTarget, value};
 
 /// Where live edits are kept; "": nowhere.
 ///
 /// # Errors
 /// Not a whole path of a file.
 pub fn state_file(text: &str) -> Result<Option<PathBuf>, Problem> {
-    let help = "write it as in \"/var/lib/ringlb/state\", or \"\" for none";
-    match text {
-        "" => Ok(None),
-        _ if !text.starts_with('/') => Err(Problem::new(
-            format!("{} is not a whole path", quoted(text)),
-            "it does not begin with `/`, and the directory that a service is started in says nothing",
-            help,
-        )),
-        _ if text.ends_with('/') || text.contains('\0') => {
-            let what = format!("{} is not the path of a file", quoted(text));
-            Err(Problem::new(what, "a path ends with the name of the file, and no name has a zero byte in it", help))
-        }
-        _ => Ok(Some(text.into())),
+    if text.is_empty() {
+        return Ok(None);
     }
+    value::file(text, "write it as in \"/var/lib/ringlb/state\", or \"\" for none").map(Some)
 }
 
 /// What else has that path, if something has.

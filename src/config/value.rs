@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeInteger, DeValue};
@@ -279,17 +280,28 @@ pub fn access_log(text: &str) -> Result<Option<LogTarget>, Problem> {
     match text {
         "" => Ok(None),
         "-" => Ok(Some(LogTarget::StandardOutput)),
-        _ if !text.starts_with('/') => Err(Problem::new(
-            format!("{} is not a whole path", quoted(text)),
-            "it does not begin with `/`, and the directory that a service is started in says nothing",
-            help,
-        )),
-        _ if text.ends_with('/') || text.contains('\0') => {
-            let what = format!("{} is not the path of a file", quoted(text));
-            Err(Problem::new(what, "a path ends with the name of the file, and no name has a zero byte in it", help))
-        }
-        _ => Ok(Some(LogTarget::File(text.into()))),
+        _ => file(text, help).map(|path| Some(LogTarget::File(path))),
     }
+}
+
+/// The whole path of a file; `help` says how it is written.
+///
+/// # Errors
+/// It does not begin at the root, or names no file.
+pub fn file(text: &str, help: &str) -> Result<PathBuf, Problem> {
+    if !text.starts_with('/') {
+        let why = "it does not begin with `/`, and the directory that a service is started in says nothing";
+        return Err(Problem::new(format!("{} is not a whole path", quoted(text)), why, help));
+    }
+    if text.ends_with('/') || text.contains('\0') {
+        let what = format!("{} is not the path of a file", quoted(text));
+        return Err(Problem::new(
+            what,
+            "a path ends with the name of the file, and no name has a zero byte in it",
+            help,
+        ));
+    }
+    Ok(text.into())
 }
 
 /// The permissions of a file, in octal.

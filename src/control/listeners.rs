@@ -52,9 +52,10 @@ impl Listeners {
     /// Forgets those that are leaving and that no worker has a door of any more.
     pub fn forget(&self) {
         let is_over = |listener: &ListenerFacts| listener.leaving && Arc::strong_count(&listener.gate) == 1;
-        if self.all().iter().any(is_over) {
-            let gone: Vec<String> = self.all().iter().filter(|one| is_over(one)).map(|one| one.name.clone()).collect();
-            let stays = |one: &&ListenerFacts| !one.leaving || !gone.contains(&one.name);
+        // Looked at once: copying the list counts the gates up.
+        let over: Vec<String> = self.all().iter().filter(|one| is_over(one)).map(|one| one.name.clone()).collect();
+        if !over.is_empty() {
+            let stays = |one: &&ListenerFacts| !one.leaving || !over.contains(&one.name);
             self.0.rcu(|all| all.iter().filter(stays).cloned().collect::<Vec<_>>());
         }
     }

@@ -111,11 +111,6 @@ impl Outcome {
         }
         Outcome { differences, pools }
     }
-
-    /// Whether there is nothing to change.
-    pub fn is_empty(&self) -> bool {
-        self.differences == Differences::default() && self.pools.iter().all(|pool| pool.backends.is_empty())
-    }
 }
 
 /// For the log: a line, however much it is.
