@@ -31,23 +31,23 @@ pub const BULK_BUFFER_BYTES: usize = 64 * 1024;
 /// Large buffers a worker has: 8 MiB, touched only as far as traffic needs them.
 pub const BULK_BUFFERS_MAX: usize = 128;
 
-/// Bytes that one splice moves at most: a tenth of a millisecond's work.
-pub const SPLICE_BYTES: usize = 512 * 1024;
+/// Bytes that one splice moves at most: some tenths of a millisecond's work.
+pub const SPLICE_BYTES: usize = 1024 * 1024;
 
-/// The same where others wait for their turn. It costs a tenth more a byte, and they wait half as long.
-pub const SPLICE_BYTES_BUSY: usize = 256 * 1024;
+/// The same where half of a worker's pipes or more hold bytes, because readers are slow.
+pub const SPLICE_BYTES_SHORT: usize = 128 * 1024;
 
-/// So many completions in one turn, and others wait.
-pub const BUSY_COMPLETIONS: usize = 16;
+/// When so many bytes were spliced in one turn, messages come first again.
+pub const SPLICE_TURN_BYTES: usize = 256 * 1024;
 
 /// A piece of so many bytes is worth splicing: two system calls cost about as much as copying half of it twice.
 pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
 
-/// Room of one pipe as the kernel counts it: a page each for 128 fragments. What comes from a network card has one to four
+/// Room of one pipe as the kernel counts it: a page each for 256 fragments. What comes from a network card has one to four
 /// kilobytes a fragment, what comes from the loopback up to 32.
-pub const PIPE_BYTES: usize = 512 * 1024;
+pub const PIPE_BYTES: usize = 1024 * 1024;
 
-/// Pipes of one worker, all workers of an unprivileged user together having room for 128 (`fs.pipe-user-pages-soft`). A
+/// Pipes of one worker, all workers of an unprivileged user together having room for 64 (`fs.pipe-user-pages-soft`). A
 /// direction has one only while it holds bytes in it, so that few are used unless many readers are slow.
 pub const PIPES_MAX: usize = 64;
 
@@ -545,7 +545,7 @@ const fn max(one: usize, other: usize) -> usize {
 const _: () = assert!(FAILURES_MAX as u128 * RESTART_PAUSE_MAX.as_millis() < FAILURES_WINDOW.as_millis());
 const _: () = assert!(WATERMARK_LOW_BYTES < WATERMARK_HIGH_BYTES);
 const _: () = assert!(2 * BULK_BUFFER_BYTES <= DIRECTION_BYTES_MAX, "a bulk direction holds two pieces at most");
-const _: () = assert!(SPLICE_BYTES_BUSY < SPLICE_BYTES && SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
+const _: () = assert!(SPLICE_BYTES_SHORT < SPLICE_BYTES && SPLICE_BYTES <= PIPE_BYTES && PIPES_KEPT <= PIPES_MAX);
 const _: () = assert!(BUFFER_BYTES < SPLICE_PIECE_BYTES && SPLICE_PIECE_BYTES <= BULK_BUFFER_BYTES);
 const _: () = assert!(BUFFERS_PUBLISHED.is_power_of_two() && BUFFERS_PUBLISHED <= BUFFERS_MAX);
 const _: () = assert!(BULK_BUFFERS_MAX.is_power_of_two() && BUFFERS_MAX + BULK_BUFFERS_MAX <= 1 << 15);

@@ -276,6 +276,9 @@ pub trait Engine {
     /// and then while there is traffic, and after it. `freed`: its owner has just freed much.
     fn tidy(&mut self, freed: bool) -> bool;
 
+    /// Submits what was asked for, and waits for nothing: what follows takes its time.
+    fn submit(&mut self);
+
     /// Submits what was asked for, waits up to `timeout` (`None`: for ever) for at least one completion, and appends
     /// what has completed to `completions`. Returns early, with nothing, on a signal.
     ///

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::engine::{Buffers, Chain};
 use crate::errno::Errno;
-use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX};
+use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX, SPLICE_BYTES, SPLICE_BYTES_SHORT};
 
 /// Bytes that wait in a pipe.
 #[derive(Debug)]
@@ -88,11 +88,18 @@ impl Pipes {
 
     /// Whether as many hold bytes as there may be.
     pub(super) fn are_short(&self) -> bool {
-        self.most > 0 && self.free.is_empty() && self.pipes.len() - self.closed.len() >= self.most
+        self.most > 0 && self.held() >= self.most
+    }
+
+    /// How many hold bytes.
+    fn held(&self) -> usize {
+        self.pipes.len() - self.closed.len() - self.free.len()
     }
 
     /// See [`Engine::splice_in`](super::Engine::splice_in).
-    pub(super) fn splice_in(&mut self, socket: &OwnedFd, most: usize) -> Spliced {
+    pub(super) fn splice_in(&mut self, socket: &OwnedFd) -> Spliced {
+        // What a reader who is slow leaves in a pipe is less where many are.
+        let most = if 2 * self.held() >= self.most { SPLICE_BYTES_SHORT } else { SPLICE_BYTES };
         let Some(id) = self.take() else { return Spliced::Nothing };
         let Some(pipe) = &self.pipes[usize::from(id)] else { return Spliced::Nothing };
         match advance(socket, &pipe.writer, most) {

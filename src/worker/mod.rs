@@ -1,8 +1,8 @@
 //! The data-plane threads: each owns one engine, its listeners' descriptors and its sessions, and shares nothing with
 //! the others but the pools' counters.
 //!
-//! A turn: wait, handle what has completed, hear commands, fire timers, let acceptors go on. What is asked of the engine
-//! in a turn is submitted together by the next wait. The clock is read once a turn.
+//! A turn: wait, handle what has completed, hear commands, fire timers, splice bulk, let acceptors go on. What is asked of the
+//! engine in a turn is submitted together by the next wait, or before bulk is spliced. The clock is read once a turn.
 
 pub mod admission;
 pub mod clients;

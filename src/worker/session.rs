@@ -5,6 +5,7 @@
 //! finds its session or finds that it has gone.
 
 mod census;
+mod later;
 mod rarely;
 
 use std::collections::{HashSet, VecDeque};
@@ -38,6 +39,7 @@ use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
 use crate::worker::timers::Timers;
 
+use later::{Due, Ready};
 use rarely::Rarely;
 
 /// Where a listener's clients go, as one worker sees it.
@@ -107,6 +109,8 @@ struct Session<S> {
     source: Source,
     /// Its claim is on a connection, and not on one that is being opened.
     connected: bool,
+    /// Splices of it that were put off.
+    put_off: u8,
     /// To be ended once the connect that is in flight has succeeded.
     doomed: Option<Kill>,
     started: Time,
@@ -124,6 +128,8 @@ struct Context {
     timers: Timers,
     /// The slots whose timers are due.
     due: Vec<u32>,
+    /// Splices that were put off, the first first.
+    later: VecDeque<Due>,
     /// Sides that wait for a small, and for a large buffer.
     starved: [VecDeque<(Key, Side)>; 2],
     reclaim_at: Time,
@@ -150,6 +156,7 @@ impl<E: Engine> Sessions<E> {
             recorder,
             timers: Timers::new(now),
             due: Vec::new(),
+            later: VecDeque::new(),
             starved: [VecDeque::new(), VecDeque::new()],
             reclaim_at: Time::NEVER,
             reclaim_turn: 0,
@@ -219,6 +226,7 @@ impl<E: Engine> Sessions<E> {
             backend: None,
             source: Source::default(),
             connected: false,
+            put_off: 0,
             doomed: None,
             started: now,
         };
@@ -239,7 +247,7 @@ impl<E: Engine> Sessions<E> {
         if self.context.tidy_at == Time::NEVER {
             self.context.tidy_at = now + TIDY_INTERVAL;
         }
-        let side = if owner.role == role(Side::Client) { Side::Client } else { Side::Backend };
+        let side = side(owner.role);
         let Some(session) = self.slots.get_mut(owner.key) else {
             // Cannot be while sessions end by a join; but a buffer must not be lost even then.
             debug_assert!(false, "{event:?} for a session that has ended", event = Name(&event));
@@ -254,8 +262,8 @@ impl<E: Engine> Sessions<E> {
                 engine.buffers().consume(&mut session.chains[side as usize], bytes);
                 Input::Sent { side, bytes, whole }
             }
-            Event::Readable => session.splice(engine, side, now),
-            Event::Writable => session.writable(engine, side),
+            Event::Readable => return self.put_off(owner, Ready::Give),
+            Event::Writable => return self.put_off(owner, Ready::Take),
             Event::ReceiveEnded(end) => Input::ReceiveEnded(side, session.receive_end(engine, side, end)),
             Event::SendFailed(errno) => Input::SendFailed(side, errno),
             Event::Connected => session.connected(&self.context.routes[usize::from(session.route)], now),
@@ -278,14 +286,18 @@ impl<E: Engine> Sessions<E> {
         }
     }
 
-    /// Fires what is due. Call it after the completions of a turn, so that a late worker does not take for a timeout
-    /// what has been answered in time.
+    /// Fires what is due, and moves bulk. Call it after the completions of a turn, so that a late worker does not take for a
+    /// timeout what has been answered in time, and messages do not wait for bulk.
     pub fn tick(&mut self, engine: &mut E, now: Time) {
         let mut due = std::mem::take(&mut self.context.due);
         self.context.timers.expire(now, &mut due);
         for slot in due.drain(..) {
             let key = self.slots.key(slot);
             if let Some((key, session)) = key.and_then(|key| Some((key, self.slots.get_mut(key)?))) {
+                if session.put_off > 0 {
+                    self.context.timers.set(slot, now);
+                    continue;
+                }
                 session.report(now);
                 self.input(engine, key, Input::Tick, now);
             }
@@ -296,11 +308,15 @@ impl<E: Engine> Sessions<E> {
         if now >= self.context.tidy_at {
             self.tidy(engine, now);
         }
+        self.splice(engine, now);
     }
 
     /// When [`tick`](Sessions::tick) is wanted at the latest, completions or not.
     pub fn next_deadline(&self) -> Option<Time> {
         let Context { timers, reclaim_at, tidy_at, .. } = &self.context;
+        if self.splices_wait() {
+            return Some(Time::ZERO);
+        }
         let others = [*reclaim_at, *tidy_at].into_iter().filter(|at| *at != Time::NEVER);
         timers.next().into_iter().chain(others).min()
     }
@@ -441,6 +457,7 @@ impl<E: Engine> Sessions<E> {
             self.context.timers.shrink();
         }
         self.context.due.shrink_to(VECTORS_KEPT);
+        self.context.later.shrink_to(VECTORS_KEPT);
         self.context.ended.shrink_to(VECTORS_KEPT);
         self.context.starved.iter_mut().for_each(|starved| starved.shrink_to(VECTORS_KEPT));
         let more = engine.tidy(surplus);
@@ -896,6 +913,11 @@ impl<S> Session<S> {
 /// The role of a side's socket in a session's slot.
 pub const fn role(side: Side) -> Role {
     Role(side as u8)
+}
+
+/// Whose socket a role is.
+const fn side(role: Role) -> Side {
+    if role.0 == Side::Client as u8 { Side::Client } else { Side::Backend }
 }
 
 /// The name of an event, for a message about one that should not be.

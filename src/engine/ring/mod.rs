@@ -43,8 +43,8 @@ use super::{Addresses, Completion, Engine, Event, Inspection, OpKind, Owner, Rec
 use crate::address::Address;
 use crate::errno::Errno;
 use crate::limits::{
-    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, BUSY_COMPLETIONS,
-    GATHER_MAX, RING_DRAIN_TURNS, RING_DRAIN_WAIT, SPLICE_BYTES, SPLICE_BYTES_BUSY,
+    BUFFERS_PUBLISHED, BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_MAX, BULK_BUFFERS_PUBLISHED_MIN, GATHER_MAX,
+    RING_DRAIN_TURNS, RING_DRAIN_WAIT,
 };
 use crate::slots::Key;
 
@@ -109,8 +109,6 @@ pub struct Ring {
     /// Sockets whose close may not have been submitted yet, each with the number of its submission.
     closing: Vec<(u64, RawFd)>,
     rest: Rest,
-    /// Others wait in this turn.
-    busy: bool,
     /// Why nothing can be submitted any more.
     failure: Option<Errno>,
     /// The kernel refuses submissions from any other thread.
@@ -156,7 +154,6 @@ impl Ring {
             vectorized: true,
             closing: Vec::new(),
             rest: Rest::default(),
-            busy: false,
             failure: None,
             not_send: PhantomData,
         };
@@ -325,7 +322,7 @@ impl Engine for Ring {
     }
 
     fn splice_in(&mut self, socket: &OwnedFd) -> Spliced {
-        self.pipes.splice_in(socket, if self.busy { SPLICE_BYTES_BUSY } else { SPLICE_BYTES })
+        self.pipes.splice_in(socket)
     }
 
     fn splice_out(&mut self, piped: &mut Piped, socket: &OwnedFd) -> Result<usize, Errno> {
@@ -420,6 +417,12 @@ impl Engine for Ring {
         self.tidy_up(freed)
     }
 
+    fn submit(&mut self) {
+        if !self.queue.is_empty() {
+            self.make_room();
+        }
+    }
+
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<OwnedFd>>) -> Result<(), Errno> {
         if let Some(errno) = self.failure {
             return Err(errno);
@@ -445,7 +448,6 @@ impl Engine for Ring {
             self.closing.clear();
         }
         self.reap(completions);
-        self.busy = completions.len() >= before + BUSY_COMPLETIONS;
         if self.queue.has_overflown() {
             self.statistics.overflows += 1;
             self.queue.wait_only(Some(Duration::ZERO))?;

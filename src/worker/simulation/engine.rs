@@ -89,6 +89,9 @@ impl Engine for Kernel {
         true
     }
 
+    /// Operations begin when they are asked for.
+    fn submit(&mut self) {}
+
     fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {
         let port = address.inet().map_or(0, |address| address.port());
         self.connections.resize(self.connections.len().max(usize::from(port) + 1), 0);

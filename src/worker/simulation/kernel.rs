@@ -233,6 +233,7 @@ impl Kernel {
         let (id, kind, last) = self.handed.pop_front().expect("as many completions as were handed out");
         self.audit_begin(id, kind, event);
         let link = &mut self.links[id.0 as usize];
+        link.told.may_splice |= matches!(event, Event::Readable | Event::Writable);
         let slot = &mut link.ops[super::link::op_index(kind)];
         let op = slot.as_mut().expect("an operation is in flight until its last completion is handled");
         op.outstanding -= 1;
@@ -245,6 +246,11 @@ impl Kernel {
             // It goes on with the next wait.
             self.asked.push(Asked::Start(id, OpKind::Receive));
         }
+    }
+
+    /// Whether the owner has taken all completions of the last wait in hand.
+    pub(super) fn all_begun(&self) -> bool {
+        self.handed.is_empty()
     }
 
     /// Tells the owner of `link` what `wait` has to say.

@@ -142,6 +142,8 @@ pub(super) struct Told {
     pub(super) sent_at: Time,
     /// When the owner last learnt of a byte that moved, by an operation that it had not cancelled.
     pub(super) active_at: Time,
+    /// It was told that it may splice, and has not tried yet.
+    pub(super) may_splice: bool,
     /// The truth: when the peer's reset reached our open socket.
     pub(super) reset_at: Option<Time>,
     /// Bytes came for the socket after it was closed, which our kernel answers with a reset.

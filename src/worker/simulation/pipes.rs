@@ -54,6 +54,8 @@ impl Kernel {
         let link = self.link(id);
         assert!(link.established() && link.open(), "a splice from {id:?}, which is not connected");
         assert!(link.ops[op_index(OpKind::Receive)].is_none(), "a splice from {id:?} under a receive");
+        assert!(self.all_begun(), "a splice from {id:?} before all that came in this turn was handled");
+        self.link_mut(id).told.may_splice = false;
         let free = self.pipes.pipes.iter().position(Option::is_none);
         let Some(number) = free.filter(|_| !self.random.chance(self.faults.starved)) else {
             self.seen.splices_refused += 1;
@@ -98,6 +100,7 @@ impl Kernel {
         let id = socket.link;
         let content = *self.pipes.content(piped);
         self.audit_splice_out(id, content.from, content.offset, content.bytes);
+        self.link_mut(id).told.may_splice = false;
         let odd = self.random.chance(self.faults.slow_wake) && self.random.chance(Chance(300));
         let link = self.link_mut(id);
         if link.gone.is_some() {

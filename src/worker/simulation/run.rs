@@ -182,7 +182,7 @@ impl Run {
         let wake = if self.line.places().is_empty() { wake } else { wake.min(now + Duration::from_millis(1)) };
         let timeout = (wake != Time::NEVER).then(|| wake.since(now));
         self.kernel.wait(timeout, &mut completions).expect("the simulated kernel always works");
-        let idle = completions.is_empty();
+        let idle = completions.is_empty() && !self.sessions.splices_wait();
         for completion in completions {
             self.kernel.begin(&completion.event);
             let now = self.kernel.now;
@@ -192,6 +192,7 @@ impl Run {
         self.hand_over();
         let now = self.kernel.now;
         self.sessions.tick(&mut self.kernel, now);
+        self.kernel.seen.splices_put_off += u64::from(self.sessions.splices_wait());
         self.judge();
         self.disturb(now);
         self.spins = if idle && self.sessions.next_deadline().is_some_and(|at| at <= now) { self.spins + 1 } else { 0 };

@@ -56,6 +56,8 @@ seen! {
     orphans
     /// Waiting bytes were copied to the heap.
     spilt
+    /// Splices waited for the next turn.
+    splices_put_off
     late_turns
     interrupted
     open_failures

@@ -147,6 +147,8 @@ impl<'a> Case<'a> {
     }
 
     fn judge_idle(&self) {
+        let put_off = [Some(self.client), self.backend].into_iter().flatten().any(|link| link.told.may_splice);
+        assert!(!put_off, "idle, while bytes waited to be spliced");
         let timeout = self.rules.idle_timeout.expect("only with a timeout");
         let backend = self.backend.expect("only a session that relays is idle");
         let active_at = self.client.told.active_at.max(backend.told.active_at);

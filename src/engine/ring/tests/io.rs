@@ -43,6 +43,22 @@ fn echoes_both_ways_over_multishot() {
     assert_eq!(bench.ring.statistics().overflows, 0);
 }
 
+#[test]
+fn what_is_submitted_is_on_its_way_before_the_next_turn() {
+    let mut bench = Bench::new();
+    let (near, mut far) = tcp_pair();
+    let mut chain = Chain::new();
+    bench.ring.buffers().append_copy(&mut chain, b"before bulk");
+    bench.ring.send(owner(1, 0), &near, &chain);
+    bench.ring.submit();
+    let mut got = [0; 11];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"before bulk");
+    let event = bench.next(owner(1, 0));
+    assert!(matches!(event, Event::Sent { bytes: 11, whole: true }), "{event:?}");
+    bench.ring.buffers().clear(&mut chain);
+}
+
 fn gathers(vectorized: bool) {
     let mut bench = Bench::new();
     bench.ring.vectorized &= vectorized;

@@ -5,7 +5,7 @@ use std::thread;
 
 use super::*;
 use crate::engine::{Piped, Spliced};
-use crate::limits::SPLICE_BYTES;
+use crate::limits::{SPLICE_BYTES, SPLICE_BYTES_SHORT};
 
 const SOURCE: u8 = 0;
 const TARGET: u8 = 1;
@@ -203,6 +203,29 @@ fn pipes_are_bounded_and_one_with_bytes_in_it_is_never_used_again() {
     let piped = bench.splice_bytes(&near);
     assert!(matches!(bench.splice(&other), Spliced::Nothing));
     bench.ring.discard_piped(piped);
+}
+
+#[test]
+fn pieces_are_shorter_where_half_of_the_pipes_hold_bytes() {
+    let mut bench = Bench::new();
+    bench.ring.limit_pipes(3);
+    let all = content(2 * SPLICE_BYTES_SHORT);
+    let mut held = Vec::new();
+    for holders in 0..3 {
+        let (near, far) = unix_pair();
+        socket2::SockRef::from(&far).set_send_buffer_size(4 * all.len()).unwrap();
+        assert_eq!(rustix::io::write(&far, &all).unwrap(), all.len());
+        let piped = bench.splice_bytes(&near);
+        if holders < 2 {
+            assert_eq!(piped.bytes(), all.len());
+        } else {
+            assert!(piped.bytes() <= SPLICE_BYTES_SHORT, "{}", piped.bytes());
+        }
+        held.push((piped, near, far));
+    }
+    for (piped, ..) in held {
+        bench.ring.discard_piped(piped);
+    }
 }
 
 #[test]
