@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole measurement, about 17 minutes after the build: writes bench/results/*.json, *.svg and README.md, which says
+# The whole measurement, about 20 minutes after the build: writes bench/results/*.json, *.svg and README.md, which says
 # what was measured and which targets were met. Needs a machine that does nothing else and two CPUs. A peer that is not
 # installed is named and left out. Ctrl-C ends it, and nothing is left running.
 #   scripts/benchmark.sh                  everything
@@ -50,12 +50,13 @@ trap stop INT TERM HUP
 
 failed=0
 parts=
+within=
 compare() {
     name=$1
     shift
     # A peer that failed says so in the table and in the file; the other figures are kept.
     rm -f "$results/$name.json"
-    "$bench" compare --ringlb "$release/ringlb" --nginx "${nginx:-nginx}" --haproxy "${haproxy:-haproxy}" \
+    $within "$bench" compare --ringlb "$release/ringlb" --nginx "${nginx:-nginx}" --haproxy "${haproxy:-haproxy}" \
         --seconds "$seconds" --warmup "$warmup" --json "$results/$name.json" "$@" &
     running=$!
     wait "$running" || failed=1
@@ -67,7 +68,7 @@ compare() {
 requests="request:1x64,request:64x64,request:1000x64,request:64x1KiB,request:64x16KiB,request:1000x16KiB"
 connects="connect:64x64,connect-server:64x64"
 bulk="bulk-down:1,bulk-down:4,bulk-down:64,bulk-up:4,bulk-both:4"
-open="open:64x64@30%,open:64x64@70%,open:64x64@90%"
+open="open:64x64@30%,open:64x64@70%,open:64x64@90%,open:64x64@70%slowest,open:64x64@90%slowest"
 compare one-worker --peers "$peers,direct" --rounds "$rounds" \
     --scenario "$requests,$connects,$bulk,$open,idle:5000" "$@"
 compare spike --peers "$peers" --rounds "$curve_rounds" --scenario "spike:10000" "$@"
@@ -81,6 +82,17 @@ for backends in 2 10 30 100 300 1000; do
     curves="${curves}connect:64x64/$backends,"
 done
 compare scale --peers "$peers" --rounds "$curve_rounds" --seconds "$curve_seconds" --scenario "${curves%,}" "$@"
+
+# Bulk again where nobody paces what is sent. BBR does, by timers, whose cost depends on how the flows happen to fall.
+if [ "$(cat /proc/sys/net/ipv4/tcp_congestion_control)" != bbr ]; then
+    echo "bulk is not paced here, so that it is not measured again without pacing" >&2
+elif scripts/unpaced.sh true 2>/dev/null; then
+    within=scripts/unpaced.sh
+    compare unpaced --peers "$peers" --rounds "$rounds" --scenario "$bulk" "$@"
+    within=
+else
+    echo "bulk without pacing is left out: it takes unshare, ip and a network namespace" >&2
+fi
 
 # How two workers share connections. On two CPUs one of them shares its CPU with the generator.
 compare two-workers --peers "$peers" --workers 2 --rounds "$curve_rounds" \

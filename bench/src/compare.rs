@@ -124,7 +124,7 @@ impl<'a> Contest<'a> {
         for at in 0..self.entries.len() {
             self.attempt(at, "start and check", |contest, at| contest.enter(at))?;
         }
-        if let Traffic::Open { rate: Rate::Percent(_), .. } = self.scenario.traffic {
+        if let Traffic::Open { rate: Rate::Percent(_) | Rate::PercentOfSlowest(_), .. } = self.scenario.traffic {
             self.calibrate()?;
         }
         let rounds = self.comparison.settings.rounds;
@@ -247,6 +247,12 @@ impl<'a> Contest<'a> {
         Ok(())
     }
 
+    /// The least that a peer which takes part did at most.
+    fn slowest(&self) -> f64 {
+        let most = self.entries.iter().filter(|entry| entry.error.is_none()).map(|entry| entry.most);
+        most.min_by(f64::total_cmp).unwrap_or(0.0)
+    }
+
     fn round(&mut self, at: usize) -> Result<BTreeMap<Figure, f64>, RoundError> {
         let check = self.comparison.settings.checked;
         let window = self.comparison.window;
@@ -259,6 +265,7 @@ impl<'a> Contest<'a> {
             Traffic::Open { connections, size, rate } => {
                 let rate = match rate {
                     Rate::Percent(percent) => self.entries[at].most * percent / 100.0,
+                    Rate::PercentOfSlowest(percent) => self.slowest() * percent / 100.0,
                     Rate::PerSecond(rate) => rate,
                 };
                 let plan = ExchangePlan { connections, size, life: Life::Held, check, pace: Pace::PerSecond(rate) };

@@ -5,11 +5,14 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+/// What paces everybody's sockets, or does not.
+const CONGESTION_CONTROL: &str = "net/ipv4/tcp_congestion_control";
+
 /// Settings of the kernel that move the figures.
 const SETTINGS: [&str; 7] = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_range",
-    "net/ipv4/tcp_congestion_control",
+    CONGESTION_CONTROL,
     "net/ipv4/tcp_tw_reuse",
     "net/ipv4/tcp_rmem",
     "net/ipv4/tcp_wmem",
@@ -55,6 +58,11 @@ impl Machine {
                 .map_or_else(|_| "unknown".to_owned(), |release| format!("Linux {}", release.trim())),
             settings: SETTINGS.into_iter().filter_map(setting).collect(),
         }
+    }
+
+    /// The congestion control of sockets that name none, where it can be told.
+    pub fn congestion_control(&self) -> Option<&str> {
+        self.settings.get(CONGESTION_CONTROL).map(String::as_str)
     }
 
     /// One line for a person.

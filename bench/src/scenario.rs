@@ -8,8 +8,8 @@ use crate::peers::Tuning;
 
 /// How the words of [`Scenario`] are built; for error messages and `--help`.
 pub const GRAMMAR: &str = "request:CONNECTIONSxBYTES, connect:CONNECTIONSxBYTES (the client closes), \
-    connect-server:CONNECTIONSxBYTES (the backend closes), open:CONNECTIONSxBYTES@PERCENT% (of the peer's own most) \
-    or @RATE (a second), bulk-up:FLOWS, bulk-down:FLOWS, bulk-both:FLOWS, idle:CONNECTIONS, spike:CONNECTIONS, \
+    connect-server:CONNECTIONSxBYTES (the backend closes), open:CONNECTIONSxBYTES@PERCENT% (of the peer's own most), \
+    @PERCENT%slowest (of the most of the slowest peer: the same for all) or @RATE (a second), bulk-up:FLOWS, bulk-down:FLOWS, bulk-both:FLOWS, idle:CONNECTIONS, spike:CONNECTIONS, \
     balance:CONNECTIONS; BYTES may end in KiB, and each scenario in /BACKENDS (instead of --backends)";
 
 /// One thing to measure.
@@ -71,6 +71,8 @@ pub enum Traffic {
 pub enum Rate {
     /// Percent of the most that the same peer did in a closed loop.
     Percent(f64),
+    /// Percent of the most that the slowest peer did: the same rate for all.
+    PercentOfSlowest(f64),
     /// Operations a second.
     PerSecond(f64),
 }
@@ -131,6 +133,9 @@ impl fmt::Display for Traffic {
             }
             Traffic::Open { connections, size, rate } => match rate {
                 Rate::Percent(percent) => write!(f, "open:{connections}x{}@{percent}%", Bytes(*size)),
+                Rate::PercentOfSlowest(percent) => {
+                    write!(f, "open:{connections}x{}@{percent}%slowest", Bytes(*size))
+                }
                 Rate::PerSecond(rate) => write!(f, "open:{connections}x{}@{rate}", Bytes(*size)),
             },
             Traffic::Bulk { flows, direction } => {
@@ -173,8 +178,10 @@ fn traffic_of(text: &str) -> Option<Traffic> {
         "open" => {
             let (shape, rate) = rest.split_once('@').unwrap_or((rest, "70%"));
             let (connections, size) = pair(shape)?;
-            let rate = match rate.strip_suffix('%') {
-                Some(percent) => Rate::Percent(positive(percent)?),
+            let rate = match rate.split_once('%') {
+                Some((percent, "")) => Rate::Percent(positive(percent)?),
+                Some((percent, "slowest")) => Rate::PercentOfSlowest(positive(percent)?),
+                Some(_) => return None,
                 None => Rate::PerSecond(positive(rate)?),
             };
             Some(Traffic::Open { connections, size, rate })
@@ -234,6 +241,7 @@ mod tests {
             "connect:64x100",
             "connect-server:8x1KiB",
             "open:64x64@70%",
+            "open:64x64@70%slowest",
             "open:64x64@20000",
             "bulk-up:4",
             "bulk-down:64",
@@ -268,6 +276,8 @@ mod tests {
             "request:1x9000KiB",
             "open:1x1@-3",
             "open:1x1@nan",
+            "open:1x1@70%fastest",
+            "open:1x1@%slowest",
             "bulk-up:0",
             "idle:x",
             "spike:0",

@@ -95,7 +95,8 @@ impl Summary {
         text.push_str(&self.targets());
         text.push_str(&self.growth());
         for (part, plots) in self.parts.iter().zip(plots) {
-            text.push_str(&part_text(part, plots));
+            let congestion = part.report.as_ref().ok().and_then(|report| self.congestion_of_its_own(report));
+            text.push_str(&part_text(part, plots, congestion));
         }
         text
     }
@@ -117,8 +118,26 @@ impl Summary {
             .fold("\n| | |\n|---|---|\n".to_owned(), |text, (name, value)| text + &format!("| {name} | {value} |\n"))
     }
 
+    /// The congestion control of a part that was measured with another one than the first.
+    fn congestion_of_its_own<'a>(&self, report: &'a Report) -> Option<&'a str> {
+        let first = self.reports().next().and_then(|first| first.machine.congestion_control());
+        report.machine.congestion_control().filter(|own| Some(*own) != first)
+    }
+
     fn targets(&self) -> String {
-        let lines: Vec<targets::Line> = self.reports().flat_map(targets::of).collect();
+        let lines: Vec<targets::Line> = self
+            .reports()
+            .flat_map(|report| {
+                let congestion = self.congestion_of_its_own(report);
+                targets::of(report).into_iter().map(move |mut line| {
+                    line.scenario = format!("`{}`", line.scenario);
+                    if let Some(congestion) = congestion {
+                        line.scenario.push_str(&format!(" with {congestion}"));
+                    }
+                    line
+                })
+            })
+            .collect();
         let count = |outcome: &Outcome| lines.iter().filter(|line| line.outcome == *outcome).count();
         let (met, missed) = (count(&Outcome::Met), count(&Outcome::Missed));
         let mut text = format!("\n## Targets\n\n{met} met, {missed} missed");
@@ -133,10 +152,8 @@ impl Summary {
                 Outcome::Missed => "**missed**",
                 Outcome::NotMeasured(why) => why,
             };
-            let row = format!(
-                "| {} | `{}` | {} | {} | {outcome} |\n",
-                line.target, line.scenario, line.measured, line.wanted
-            );
+            let row =
+                format!("| {} | {} | {} | {} | {outcome} |\n", line.target, line.scenario, line.measured, line.wanted);
             text.push_str(&row);
         }
         text
@@ -172,7 +189,7 @@ impl Summary {
     }
 }
 
-fn part_text(part: &Part, plots: &[String]) -> String {
+fn part_text(part: &Part, plots: &[String], congestion: Option<&str>) -> String {
     let mut text = format!("\n## {}\n\n", part.name);
     let report = match &part.report {
         Ok(report) => report,
@@ -188,6 +205,9 @@ fn part_text(part: &Part, plots: &[String]) -> String {
         settings.seconds,
         settings.warmup_seconds,
     ));
+    if let Some(congestion) = congestion {
+        text.push_str(&format!("The congestion control is {congestion}.\n"));
+    }
     for scenario in &report.scenarios {
         text.push_str(&format!("\n```\n{}```\n", scenario.text(&settings.baseline)));
     }
@@ -233,6 +253,23 @@ mod tests {
         let mut thorough = report(Vec::new());
         thorough.settings.rounds = ROUNDS_MIN;
         assert!(!summary(Ok(thorough)).text(&[Vec::new()]).contains("briefly"));
+    }
+
+    #[test]
+    fn a_part_with_a_congestion_control_of_its_own_says_so() {
+        let part = |name: &str, congestion: &str| {
+            let bytes = Figure::CpuSecondsPerGigabyte;
+            let bulk = scenario("bulk-down:4", &[("ringlb", bytes, 0.2), ("nginx", bytes, 0.5)]);
+            let mut report = report(vec![bulk]);
+            report.machine.settings.insert("net/ipv4/tcp_congestion_control".to_owned(), congestion.to_owned());
+            Part { name: name.to_owned(), report: Ok(report) }
+        };
+        let parts = vec![part("one-worker", "bbr"), part("unpaced", "reno")];
+        let text = Summary { parts, commit: None, date: None }.text(&[Vec::new(), Vec::new()]);
+        assert!(text.contains("| `bulk-down:4` | 0.400 |"), "{text}");
+        assert!(text.contains("| `bulk-down:4` with reno | 0.400 |"), "{text}");
+        assert_eq!(text.matches("The congestion control is reno.").count(), 1, "{text}");
+        assert!(!text.contains("The congestion control is bbr."), "{text}");
     }
 
     #[test]
