@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ringlb::config::keys::{Absent, KEYS, Key, Place, Served};
+use ringlb::config::keys::{Absent, KEYS, Key, Place};
 use ringlb::config::{Config, Overrides};
 use ringlb::files::line::FIELDS;
 
@@ -20,8 +20,7 @@ fn table(place: Place) -> String {
             Absent::Default(value) => format!("`{value}`"),
             Absent::Means(words) => words.to_owned(),
         };
-        let not_yet = if key.served == Served::NotYet { "*not yet*: " } else { "" };
-        format!("| `{}` | {absent} | {not_yet}{} |\n", key.name, key.meaning)
+        format!("| `{}` | {absent} | {} |\n", key.name, key.meaning)
     };
     let rows: String = place.keys().map(row).collect();
     format!("| key | default | meaning |\n|---|---|---|\n{rows}")
@@ -34,8 +33,7 @@ fn comment(key: &Key) -> String {
         Absent::Default(value) => format!("default {value}"),
         Absent::Means(words) => format!("default: {words}"),
     };
-    let not_yet = if key.served == Served::NotYet { "not yet: " } else { "" };
-    format!("# {not_yet}{} [{absent}]", key.meaning)
+    format!("# {} [{absent}]", key.meaning)
 }
 
 #[test]
@@ -70,13 +68,9 @@ fn the_example_has_every_key_with_its_meaning_and_default() {
             if previous == comment(key) {
                 explained.push(key);
                 let shown = line == bare;
-                match (key.served, key.absent) {
-                    // What is best left to its default may be shown as a comment.
-                    (Served::Yes, Absent::Means(_)) => {}
-                    (served, _) => {
-                        assert_eq!(shown, served == Served::Yes, "served keys are set, others are comments: {line}");
-                    }
-                }
+                // What is best left to its default may be shown as a comment.
+                let may_be_hidden = matches!(key.absent, Absent::Means(_));
+                assert!(shown || may_be_hidden, "keys with a fixed default are set: {line}");
                 if let Absent::Default(default) = key.absent {
                     assert_eq!(value, default, "a key shows its default: {line}");
                 }
@@ -128,9 +122,9 @@ fn every_command_is_documented() {
     }
 }
 
-/// A key that is served must be read: what cannot be its value must be refused.
+/// A key must be read: what cannot be its value must be refused.
 #[test]
-fn every_served_key_is_read_and_every_other_is_refused() {
+fn every_key_is_read() {
     for key in KEYS {
         let section = |place: Place| match place {
             Place::Root => String::new(),
@@ -143,11 +137,7 @@ fn every_served_key_is_read_and_every_other_is_refused() {
         let text = format!("{parent}{}{} = {{}}\n", section(key.place), key.name);
         let faults = Config::parse("file", &text, &Overrides::default()).unwrap_err().to_string();
         let line = text.lines().count();
-        let expected = match (key.served, key.place.is_served()) {
-            (Served::Yes, _) => format!("file:{line}:{}: error: `{}`: a table", key.name.len() + 4, key.name),
-            (Served::NotYet, true) => format!("file:{line}:1: error: `{}` is not yet served", key.name),
-            (Served::NotYet, false) => format!("the section `{}` is not yet served", key.place.header()),
-        };
+        let expected = format!("file:{line}:{}: error: `{}`: a table", key.name.len() + 4, key.name);
         assert!(faults.contains(&expected), "{key:?}: expected {expected} in\n{faults}");
     }
 }
@@ -163,11 +153,11 @@ fn the_defaults_of_the_table_are_the_defaults_of_the_parser() {
     };
     let text = |with_defaults: bool| {
         let mut text = String::new();
-        for place in Place::ALL.iter().filter(|place| place.is_served()) {
+        for place in Place::ALL {
             if *place != Place::Root {
                 text.push_str(&format!("{}\n", place.header()));
             }
-            for key in place.keys().filter(|key| key.served == Served::Yes) {
+            for key in place.keys() {
                 match key.absent {
                     Absent::Required => text.push_str(&format!("{} = {}\n", key.name, given(key))),
                     Absent::Default(value) if with_defaults => text.push_str(&format!("{} = {value}\n", key.name)),

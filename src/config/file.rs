@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::fault::{At, Fault, Problem};
-use crate::config::keys::{self, KEYS, Key, Place, Served, Table};
+use crate::config::keys::{self, KEYS, Key, Place, Table};
 use crate::config::notation::quoted;
 use crate::config::value::nearest;
 
@@ -37,7 +37,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// Reads the sections of `text`, and adds to `faults` what is not TOML, not known, or not yet served.
+/// Reads the sections of `text`, and adds to `faults` what is not TOML or not known.
 /// Returns nothing where it is not TOML: what a broken file means would only be guessed.
 pub fn read<'t>(text: &'t str, faults: &mut Vec<Fault>) -> Option<Section<'t>> {
     let (root, mut errors) = DeTable::parse_recoverable(text);
@@ -71,10 +71,7 @@ fn section<'t>(place: Place, header: Range<usize>, table: DeTable<'t>, faults: &
         if let Some(table) = place.tables().find(|table| table.name == name) {
             children(table, at, value, &mut section.children, faults);
         } else if let Some(key) = keys::find(place, name) {
-            match key.served {
-                Served::Yes => section.values.push((key, value)),
-                Served::NotYet => faults.push(Fault::error(at, not_yet(&format!("`{name}`")))),
-            }
+            section.values.push((key, value));
         } else {
             faults.push(Fault::error(at, unknown(place, name)));
         }
@@ -90,10 +87,6 @@ fn children<'t>(
     children: &mut Vec<Section<'t>>,
     faults: &mut Vec<Fault>,
 ) {
-    if !table.place.is_served() {
-        faults.push(Fault::error(at, not_yet(&format!("the section `{}`", table.place.header()))));
-        return;
-    }
     let span = value.span();
     match value.into_inner() {
         DeValue::Array(array) if table.many => {
@@ -124,10 +117,6 @@ fn not_a_section(table: &Table) -> Problem {
     )
 }
 
-fn not_yet(what: &str) -> Problem {
-    Problem::not_yet(what, "take it out; docs/configuration.md lists what is served")
-}
-
 fn unknown(place: Place, name: &str) -> Problem {
     let what = match place {
         Place::Root => format!("unknown key `{}`", name.escape_debug()),
@@ -145,8 +134,8 @@ fn unknown(place: Place, name: &str) -> Problem {
         _ if !elsewhere.is_empty() => format!("`{name}` belongs {}", elsewhere.join(" or ")),
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let served = place.keys().filter(|key| key.served == Served::Yes).map(|key| key.name);
-            format!("the keys that may stand here: {}", served.collect::<Vec<_>>().join(", "))
+            let names: Vec<&str> = place.keys().map(|key| key.name).collect();
+            format!("the keys that may stand here: {}", names.join(", "))
         }
     };
     Problem::new(what, why, help)
