@@ -40,6 +40,12 @@ pub const SPLICE_BYTES_SHORT: usize = 128 * 1024;
 /// When so many bytes were spliced in one turn, messages come first again.
 pub const SPLICE_TURN_BYTES: usize = 256 * 1024;
 
+/// After a turn with so many other completions there may be more, which come before what is to be spliced ...
+pub const SPLICE_MESSAGES_FIRST: usize = 16;
+
+/// ... for so many turns in a row.
+pub const SPLICE_TURNS_LATER: u32 = 4;
+
 /// A piece of so many bytes is worth splicing: two system calls cost about as much as copying half of it twice.
 pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
 
@@ -47,12 +53,15 @@ pub const SPLICE_PIECE_BYTES: usize = 16 * 1024;
 /// kilobytes a fragment, what comes from the loopback up to 32.
 pub const PIPE_BYTES: usize = 1024 * 1024;
 
+/// Room of one where the kernel does not allow that much.
+pub const PIPE_BYTES_LEAST: usize = 256 * 1024;
+
 /// Pipes of one worker, all workers of an unprivileged user together having room for 64 (`fs.pipe-user-pages-soft`). A
 /// direction has one only while it holds bytes in it, so that few are used unless many readers are slow.
 pub const PIPES_MAX: usize = 64;
 
 /// Empty pipes that a worker keeps for the next bytes.
-pub const PIPES_KEPT: usize = 8;
+pub const PIPES_KEPT: usize = 4;
 
 /// Of so many descriptors that the process may open, pipes may have one.
 pub const PIPE_DESCRIPTORS_SHARE: usize = 16;

@@ -7,6 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, prlimit};
 use socket2::SockRef;
@@ -53,6 +54,21 @@ fn bulk_goes_through_few_pipes_and_messages_through_none() {
     let used = pipes(ringlb.pid()) - before;
     println!("{used} pipes");
     assert!((1..=8).contains(&used), "{used} pipes for 8 flows");
+    ringlb.stop();
+}
+
+#[test]
+fn the_longest_duration_counts_for_bulk_that_never_pauses() {
+    const FLOWS: usize = 64;
+    let backend = Backend::start(|mut stream| while stream.write_all(&[0; 262_144]).is_ok() {});
+    let config = Config::new(&[backend.address()]).one_worker().listener("max_session_duration = \"1s\"");
+    let ringlb = config.start();
+    at_once(FLOWS, |_| {
+        let (mut stream, mut bytes) = (ringlb.connect(), vec![0; 1 << 20]);
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end && stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+    assert_eq!(ringlb.wait_for_ends(FLOWS), vec!["max_session_duration"; FLOWS]);
     ringlb.stop();
 }
 

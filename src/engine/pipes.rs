@@ -10,7 +10,9 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 use crate::engine::{Buffers, Chain};
 use crate::errno::Errno;
-use crate::limits::{PIPE_BYTES, PIPE_RETRY, PIPES_KEPT, PIPES_MAX, SPLICE_BYTES, SPLICE_BYTES_SHORT};
+use crate::limits::{
+    PIPE_BYTES, PIPE_BYTES_LEAST, PIPE_RETRY, PIPES_KEPT, PIPES_MAX, SPLICE_BYTES, SPLICE_BYTES_SHORT,
+};
 
 /// Bytes that wait in a pipe.
 #[derive(Debug)]
@@ -86,9 +88,10 @@ impl Pipes {
         self.most = most.min(PIPES_MAX);
     }
 
-    /// Whether as many hold bytes as there may be.
+    /// Whether as many hold bytes as there may be, or as the kernel grants.
     pub(super) fn are_short(&self) -> bool {
-        self.most > 0 && self.held() >= self.most
+        let held = self.held();
+        held > 0 && (held >= self.most || self.refusals > 0)
     }
 
     /// How many hold bytes.
@@ -189,10 +192,11 @@ impl Pipes {
 }
 
 impl Pipe {
-    /// A pipe of [`PIPE_BYTES`]: a smaller one, which is what users get who have many, would not pay.
+    /// A pipe of [`PIPE_BYTES`], or of [`PIPE_BYTES_LEAST`]: a smaller one, which is what users get who have many, would not pay.
     fn new() -> rustix::io::Result<Pipe> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        fcntl_setpipe_size(&writer, PIPE_BYTES)?;
+        // Users without privileges have so many pages in all their pipes, and so many in one.
+        fcntl_setpipe_size(&writer, PIPE_BYTES).or_else(|_| fcntl_setpipe_size(&writer, PIPE_BYTES_LEAST))?;
         Ok(Pipe { reader, writer })
     }
 }
@@ -214,4 +218,23 @@ const fn is_ours(code: Code) -> bool {
 
 fn advance(from: impl AsFd, to: impl AsFd, bytes: usize) -> rustix::io::Result<usize> {
     splice(from, None, to, None, bytes, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_short_where_the_kernel_refuses_one_while_others_hold_bytes() {
+        let mut pipes = Pipes::new();
+        pipes.refusals = PIPE_RETRY;
+        assert!(!pipes.are_short(), "there is nobody to take one from");
+        pipes.refusals = 0;
+        let held = pipes.take().expect("a pipe");
+        assert!(!pipes.are_short());
+        pipes.refusals = PIPE_RETRY;
+        assert!(pipes.are_short());
+        pipes.free.push(held);
+        assert!(!pipes.are_short());
+    }
 }

@@ -39,7 +39,7 @@ use crate::worker::splicing::{Send, Splices};
 use crate::worker::tally::Tally;
 use crate::worker::timers::Timers;
 
-use later::{Due, Ready};
+use later::{Later, Overdue, Ready};
 use rarely::Rarely;
 
 /// Where a listener's clients go, as one worker sees it.
@@ -111,6 +111,8 @@ struct Session<S> {
     connected: bool,
     /// Splices of it that were put off.
     put_off: u8,
+    /// Whether its timer has fired meanwhile.
+    overdue: Overdue,
     /// To be ended once the connect that is in flight has succeeded.
     doomed: Option<Kill>,
     started: Time,
@@ -129,7 +131,7 @@ struct Context {
     /// The slots whose timers are due.
     due: Vec<u32>,
     /// Splices that were put off, the first first.
-    later: VecDeque<Due>,
+    later: Later,
     /// Sides that wait for a small, and for a large buffer.
     starved: [VecDeque<(Key, Side)>; 2],
     reclaim_at: Time,
@@ -156,7 +158,7 @@ impl<E: Engine> Sessions<E> {
             recorder,
             timers: Timers::new(now),
             due: Vec::new(),
-            later: VecDeque::new(),
+            later: Later::default(),
             starved: [VecDeque::new(), VecDeque::new()],
             reclaim_at: Time::NEVER,
             reclaim_turn: 0,
@@ -227,6 +229,7 @@ impl<E: Engine> Sessions<E> {
             source: Source::default(),
             connected: false,
             put_off: 0,
+            overdue: Overdue::No,
             doomed: None,
             started: now,
         };
@@ -277,6 +280,7 @@ impl<E: Engine> Sessions<E> {
                 unreachable!("sessions do not accept and are not woken")
             }
         };
+        self.context.later.note_message();
         let rules = &self.context.routes[usize::from(session.route)].rules;
         session.relay.handle(input, now, rules);
         let doomed = session.doomed.take_if(|_| session.connected);
@@ -294,10 +298,11 @@ impl<E: Engine> Sessions<E> {
         for slot in due.drain(..) {
             let key = self.slots.key(slot);
             if let Some((key, session)) = key.and_then(|key| Some((key, self.slots.get_mut(key)?))) {
-                if session.put_off > 0 {
-                    self.context.timers.set(slot, now);
+                if session.put_off > 0 && session.overdue != Overdue::Now {
+                    session.overdue = Overdue::Later;
                     continue;
                 }
+                session.overdue = Overdue::No;
                 session.report(now);
                 self.input(engine, key, Input::Tick, now);
             }
@@ -457,7 +462,7 @@ impl<E: Engine> Sessions<E> {
             self.context.timers.shrink();
         }
         self.context.due.shrink_to(VECTORS_KEPT);
-        self.context.later.shrink_to(VECTORS_KEPT);
+        self.context.later.shrink();
         self.context.ended.shrink_to(VECTORS_KEPT);
         self.context.starved.iter_mut().for_each(|starved| starved.shrink_to(VECTORS_KEPT));
         let more = engine.tidy(surplus);
@@ -855,9 +860,11 @@ impl<S> Session<S> {
     /// Moves what has come from `side` into a pipe.
     fn splice<E: Engine<Socket = S>>(&mut self, engine: &mut E, side: Side, now: Time) -> Input {
         let socket = self.sockets[side as usize].as_ref();
-        let Some(socket) = socket.filter(|_| !self.relay.discards(side)) else {
-            return Input::ReceiveEnded(side, ReceiveEnd::Cancelled);
-        };
+        let Some(socket) = socket else { return Input::ReceiveEnded(side, ReceiveEnd::Cancelled) };
+        if self.relay.discards(side) {
+            // There is something; nobody wants to know how much.
+            return Input::Received { side, bytes: 0, more: false };
+        }
         match engine.splice_in(socket) {
             Spliced::Bytes(piped) => {
                 let bytes = piped.bytes();

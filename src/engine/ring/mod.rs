@@ -283,9 +283,7 @@ impl Engine for Ring {
 
     #[inline]
     fn send(&mut self, owner: Owner, socket: &OwnedFd, chain: &Chain) {
-        if !self.scratch.has_room() {
-            self.make_room();
-        }
+        self.make_room_for_scratch();
         let fd = types::Fd(socket.as_raw_fd());
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let (entry, asked) = {
@@ -353,9 +351,7 @@ impl Engine for Ring {
                 }
             },
         };
-        if !self.scratch.has_room() {
-            self.make_room();
-        }
+        self.make_room_for_scratch();
         let (address, bytes) = self.scratch.address(address);
         self.flights.begin(owner, OpKind::Connect);
         let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), address, bytes).build();
@@ -418,8 +414,12 @@ impl Engine for Ring {
     }
 
     fn submit(&mut self) {
-        if !self.queue.is_empty() {
-            self.make_room();
+        if self.failure.is_none() && !self.queue.is_empty() {
+            // What cannot be submitted now is submitted by the next wait, or is its error.
+            if let Err(errno) = self.queue.submit() {
+                tracing::debug!(%errno, "nothing could be submitted before bulk");
+            }
+            self.forget_submitted();
         }
     }
 
@@ -443,10 +443,7 @@ impl Engine for Ring {
             }
             Err(errno) => return Err(errno),
         }
-        if self.queue.is_empty() {
-            self.scratch.clear();
-            self.closing.clear();
-        }
+        self.forget_submitted();
         self.reap(completions);
         if self.queue.has_overflown() {
             self.statistics.overflows += 1;

@@ -79,6 +79,12 @@ impl Queue {
         self.submission.is_empty()
     }
 
+    /// Whether no operation can be queued.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.submission.is_full()
+    }
+
     /// How many operations are queued that the kernel has not taken, as of the last enter.
     pub(super) fn len(&self) -> usize {
         self.submission.len()

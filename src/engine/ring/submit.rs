@@ -33,6 +33,25 @@ impl Ring {
         }
     }
 
+    /// Makes room for an operation that points into the scratch memory, in the queue too: were it made when the entry is there,
+    /// what the entry points at would count as submitted and be used again.
+    #[inline]
+    pub(super) fn make_room_for_scratch(&mut self) {
+        if !self.scratch.has_room() || self.queue.is_full() {
+            self.make_room();
+        }
+    }
+
+    /// Lets go of what submissions need, if the kernel has taken all of them. Whether it has.
+    pub(super) fn forget_submitted(&mut self) -> bool {
+        let all = self.queue.is_empty();
+        if all {
+            self.scratch.clear();
+            self.closing.clear();
+        }
+        all
+    }
+
     /// Submits early, because a queue or the scratch memory is full. What completes meanwhile is kept for the
     /// next turn.
     #[cold]
@@ -56,9 +75,7 @@ impl Ring {
                     return;
                 }
             }
-            if self.queue.is_empty() {
-                self.scratch.clear();
-                self.closing.clear();
+            if self.forget_submitted() {
                 return;
             }
         }

@@ -89,8 +89,9 @@ impl Engine for Kernel {
         true
     }
 
-    /// Operations begin when they are asked for.
-    fn submit(&mut self) {}
+    fn submit(&mut self) {
+        self.begin_asked();
+    }
 
     fn connect(&mut self, owner: Owner, socket: &SimSocket, address: &Address) {
         let port = address.inet().map_or(0, |address| address.port());
@@ -188,7 +189,7 @@ impl Engine for Kernel {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion<SimSocket>>) -> Result<(), Errno> {
-        self.submit();
+        self.begin_asked();
         let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
         let until = if self.random.chance(self.faults.interrupted) {
             self.seen.interrupted += 1;
@@ -238,7 +239,7 @@ impl Kernel {
         self.asked.push(Asked::Start(id, kind));
     }
 
-    fn submit(&mut self) {
+    fn begin_asked(&mut self) {
         for asked in std::mem::take(&mut self.asked) {
             if self.tracing {
                 eprintln!("{:>12} asked: {asked:?}", self.now.nanos() / 1000);

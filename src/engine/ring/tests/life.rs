@@ -232,6 +232,36 @@ fn more_operations_in_one_turn_than_the_queue_has_entries() {
     bench.ring.buffers().clear(&mut chain);
 }
 
+/// What the last entry of a full queue points at must outlive the submission that makes room for it.
+#[test]
+fn what_a_full_queue_has_to_send_is_not_mixed_up() {
+    let mut bench = Bench::new();
+    let (many, mut many_far) = unix_pair();
+    let reader = std::thread::spawn(move || many_far.read_exact(&mut vec![0; SUBMISSION_ENTRIES as usize]).unwrap());
+    let mut filler = Chain::new();
+    bench.ring.buffers().append_copy(&mut filler, b"-");
+    for index in 0..SUBMISSION_ENTRIES {
+        bench.ring.send(owner(index, 0), &many, &filler);
+    }
+    let mut pairs = Vec::new();
+    for (index, words) in [["for the", " first"], ["and the", " other"]].into_iter().enumerate() {
+        let (near, far) = tcp_pair();
+        let mut chain = Chain::new();
+        words.iter().for_each(|word| bench.ring.buffers().append_copy(&mut chain, word.as_bytes()));
+        bench.ring.send(owner(SUBMISSION_ENTRIES + index as u32, 0), &near, &chain);
+        pairs.push((words.concat(), near, far, chain));
+    }
+    assert_eq!(bench.rest().len(), SUBMISSION_ENTRIES as usize + 2);
+    for (words, _near, mut far, mut chain) in pairs {
+        let mut got = vec![0; words.len()];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(String::from_utf8(got).unwrap(), words);
+        bench.ring.buffers().clear(&mut chain);
+    }
+    reader.join().unwrap();
+    bench.ring.buffers().clear(&mut filler);
+}
+
 #[test]
 fn an_overflow_of_completions_loses_nothing() {
     let mut bench = Bench::new();
