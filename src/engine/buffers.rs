@@ -298,7 +298,7 @@ impl Buffers {
         }
         idle.sort_unstable();
         for run in idle.chunk_by(|one, next| one + 1 == *next && (*next != FIRST_LARGE)) {
-            let ((start, _), (_, bytes)) = (self.room(run[0]), self.room(run[0]));
+            let (start, bytes) = self.room(run[0]);
             // SAFETY: the buffers of the run lie side by side inside the mapping, as those of one size do. They are free: neither has
             // the kernel been given them nor does a chain hold them, so nobody minds that they are zeros afterwards.
             if unsafe { libc::madvise(start.as_ptr().cast(), run.len() * bytes, libc::MADV_DONTNEED) } == 0 {

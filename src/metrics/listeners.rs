@@ -105,27 +105,17 @@ impl ListenerBooks {
             });
         }
         let is_there = |name: &str| pools.iter().any(|pool| pool.name() == name);
-        let carried = &mut self.carried;
-        self.books.retain(|book| {
-            let stays = is_there(&book.pool) || !book.cells.is_empty();
-            if !stays {
-                carried.entry(book.name.clone()).or_default().add(&book.freed);
-            }
-            stays
-        });
+        for book in self.books.extract_if(.., |book| !is_there(&book.pool) && book.cells.is_empty()) {
+            self.carried.entry(book.name).or_default().add(&book.freed);
+        }
         self.gone.retain(|name, _| is_there(name));
     }
 
     /// Forgets those that are not there, as far as nobody counts for them any more.
     pub(super) fn forget(&mut self, is_there: impl Fn(&str) -> bool) {
-        let gone = &mut self.gone;
-        self.books.retain(|book| {
-            let stays = is_there(&book.name) || !book.cells.is_empty();
-            if !stays {
-                gone.entry(book.pool.clone()).or_default().add(&book.freed);
-            }
-            stays
-        });
+        for book in self.books.extract_if(.., |book| !is_there(&book.name) && book.cells.is_empty()) {
+            self.gone.entry(book.pool).or_default().add(&book.freed);
+        }
         self.carried.retain(|name, _| is_there(name));
     }
 }
