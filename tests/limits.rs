@@ -7,8 +7,6 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use ringlb::limits::{
     BUFFER_BYTES, BUFFERS_MAX, BULK_BUFFER_BYTES, BULK_BUFFERS_MAX, DIRECTION_BYTES_MAX, WATERMARK_HIGH_BYTES,
@@ -29,16 +27,6 @@ const WORKERS: u64 = 2;
 
 /// What the buffers of all workers take when every one of them has been used.
 const POOLS: u64 = WORKERS * (BUFFERS_MAX * BUFFER_BYTES + BULK_BUFFERS_MAX * BULK_BUFFER_BYTES) as u64;
-
-/// CPU that may be used in a period in which nothing is to be done. The period decides nothing: a process that rests uses a
-/// small part of any.
-fn assert_rests(ringlb: &Ringlb) {
-    let period = Duration::from_millis(500);
-    let before = ringlb.cpu_time();
-    thread::sleep(period);
-    let spent = ringlb.cpu_time() - before;
-    assert!(spent < period / 5, "{spent:?} of {period:?} although there is nothing to do");
-}
 
 /// Numbers that look random and come back with their seed.
 struct Random(u64);
@@ -131,7 +119,7 @@ fn flood(ringlb: &Ringlb, flooded: &AtomicU64) -> u64 {
         served(&mut ringlb.connect(), 100_000);
         most = most.max(anonymous_bytes(ringlb.pid()));
     }
-    assert_rests(ringlb);
+    ringlb.wait_for_rest();
     drop(floods);
     most
 }
@@ -164,7 +152,7 @@ fn backends_that_do_not_read_bound_memory_too() {
     let bound = idle + POOLS + (FLOODS * DIRECTION_BYTES_MAX) as u64 + 16 * MIB;
     let most = anonymous_bytes(ringlb.pid());
     assert!(most <= bound, "{most} bytes of memory, {bound} are the bound");
-    assert_rests(&ringlb);
+    ringlb.wait_for_rest();
     streams.into_iter().for_each(net::reset);
     assert_eq!(ringlb.wait_for_ends(FLOODS), vec!["client_reset"; FLOODS]);
     ringlb.stop();
@@ -234,7 +222,7 @@ fn clients_above_max_connections_wait_and_are_served_in_order() {
         let mut held: Vec<_> = (0..4).map(|_| greeted(ringlb.connect())).collect();
         ringlb.wait_for_log("the limit is reached", is_full);
         let waiting: Vec<_> = (0..60).map(|_| ringlb.connect()).collect();
-        assert_rests(&ringlb);
+        ringlb.wait_for_rest();
         assert_eq!(backend.accepted(), 4);
         for (number, stream) in waiting.into_iter().enumerate() {
             drop(held.remove(0));
@@ -289,7 +277,7 @@ fn with_few_descriptors_from_the_start_clients_wait_and_nobody_is_lost() {
     assert!((10..100).contains(&max), "{ready}");
     let streams: Vec<_> = (0..3 * max).map(|_| ringlb.connect()).collect();
     ringlb.wait_for_log("the limit is reached", is_full);
-    assert_rests(&ringlb);
+    ringlb.wait_for_rest();
     // Which of them are served first is the workers' matter; each is, when others leave.
     at_once(streams.len(), |number| {
         let mut stream = &streams[number];
@@ -324,7 +312,7 @@ fn out_of_descriptors_accepting_pauses_without_cpu_and_goes_on() {
     drop((held.remove(9), held.remove(0)));
     held.push(greeted(waiting.remove(0)));
     ringlb.wait_for_log("it is out of descriptors", |line| line.contains("cannot accept") && line.contains("EMFILE"));
-    assert_rests(&ringlb);
+    ringlb.wait_for_rest();
     for stream in &mut held {
         stream.write_all(b"still there\n").expect("sent");
         assert_eq!(net::read_line(stream), "still there");
@@ -377,7 +365,7 @@ fn idle_clients_cost_no_cpu_and_little_memory() {
     let held = at_once(CLIENTS as usize, |_| greeted(ringlb.connect()));
     let each = (anonymous_bytes(ringlb.pid()).saturating_sub(before + POOLS)) / CLIENTS;
     assert!(each < 4096, "{each} bytes for an idle client");
-    assert_rests(&ringlb);
+    ringlb.wait_for_rest();
     let busy = cpu_time(ringlb.pid());
     drop(held);
     ringlb.wait_for_ends(1 + CLIENTS as usize);

@@ -278,6 +278,19 @@ impl Ringlb {
     pub fn cpu_time(&self) -> Duration {
         super::procfs::cpu_time(self.pid())
     }
+
+    /// Waits until it rests, which it must when nothing is to be done. What was asked of it before may still be on its way: the
+    /// kernel lets its socket buffers grow for as long as a peer sends. Who spins never rests. The length of the period
+    /// decides nothing: a process that rests uses a small part of any.
+    pub fn wait_for_rest(&self) {
+        let period = Duration::from_millis(500);
+        until("ringlb rests", || {
+            let before = self.cpu_time();
+            thread::sleep(period);
+            let spent = self.cpu_time() - before;
+            (spent < period / 5).then_some(())
+        });
+    }
 }
 
 impl Drop for Ringlb {
