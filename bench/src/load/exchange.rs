@@ -181,7 +181,7 @@ impl<'a> Exchange<'a> {
     /// Gives work to those who rest.
     fn start_all(&mut self) -> Result<(), LoadError> {
         for at in 0..self.clients.len() {
-            if self.clients[at].rests(&self.kit) {
+            if self.clients[at].rests() {
                 self.begin(at, None)?;
             }
         }
@@ -343,6 +343,7 @@ impl<'a> Exchange<'a> {
     /// The operation is over; what comes next is the pace's to say.
     fn go_on(&mut self, at: usize) -> Result<(), LoadError> {
         self.busy -= 1;
+        self.clients[at].end();
         if !std::mem::replace(&mut self.clients[at].opened, true) {
             self.opened += 1;
         }
@@ -355,6 +356,7 @@ impl<'a> Exchange<'a> {
 
     fn fall(&mut self, at: usize, fault: Fault) -> Result<(), LoadError> {
         self.busy -= 1;
+        self.clients[at].end();
         self.clients[at].socket = None;
         self.record.failure(fault)?;
         self.fallen.push(at);
@@ -364,6 +366,9 @@ impl<'a> Exchange<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -378,5 +383,30 @@ mod tests {
         run.start_all().expect("the loopback works");
         assert_eq!(run.busy, CONNECTIONS);
         assert_eq!(run.close().expect("the loopback works"), 0);
+    }
+
+    #[test]
+    fn who_was_answered_and_waits_for_the_end_gets_no_work() {
+        let server = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let target = server.local_addr().expect("it listens");
+        let mut site = Site::new(1).expect("a backend listens");
+        let (life, pace) = (Life::ServerCloses, Pace::Closed);
+        let plan = ExchangePlan { connections: 1, size: 64, life, check: false, pace };
+        let targets = [target];
+        let mut run = Exchange::new(&mut site, &plan, &targets);
+        run.begin(0, None).expect("the loopback works");
+        let (mut served, _) = server.accept().expect("a client");
+        served.read_exact(&mut [0; 64]).expect("its request");
+        served.write_all(&[0; 64]).expect("it is there");
+        let deadline = Instant::now() + OPEN_MAX;
+        while run.record.operations == 0 {
+            assert!(Instant::now() < deadline, "the client was answered");
+            run.turn(TURN_MAX).expect("the loopback works");
+        }
+        run.start_all().expect("the loopback works");
+        assert_eq!(run.busy, 1);
+        drop(served);
+        run.settle(0).expect("the loopback works");
+        assert_eq!(run.record.failures, 0);
     }
 }
