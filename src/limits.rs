@@ -137,8 +137,8 @@ pub const HEAP_TOP_KEPT_BYTES: i32 = 16 * 1024;
 /// The allocator of glibc looks at the end of a heap when 64 KiB or more are freed at once; blocks of 128 KiB are not in a heap.
 pub const HEAP_FREED_BYTES: usize = 96 * 1024;
 
-/// Entries for which lists that a burst has made long keep room when it is over; twice as many while it lasts.
-pub const VECTORS_KEPT: usize = 128;
+/// Completions of a turn for which the list keeps room for the next.
+pub const COMPLETIONS_KEPT: usize = 256;
 
 /// Attempts to submit, a millisecond apart, when the kernel says that it cannot take more for now (out of memory for
 /// requests); then the ring is given up.

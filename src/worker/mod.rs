@@ -35,7 +35,7 @@ use crate::engine::listener::accept_rest;
 use crate::engine::ring::{Ring, SetupError};
 use crate::engine::{Completion, Engine, Event, Owner, Role, host, socket};
 use crate::errno::Errno;
-use crate::limits::VECTORS_KEPT;
+use crate::limits::COMPLETIONS_KEPT;
 use crate::metrics::{Announced, Recorder, RingCells};
 use crate::relay::Kill;
 use crate::slots::Key;
@@ -149,7 +149,7 @@ impl Worker {
             for completion in completions.drain(..) {
                 woken |= self.handle(completion);
             }
-            completions.shrink_to(2 * VECTORS_KEPT);
+            completions.shrink_to(COMPLETIONS_KEPT);
             if woken {
                 self.hear();
             }

@@ -22,7 +22,7 @@ use crate::engine::{
 use crate::errno::Errno;
 use crate::limits::{
     BUFFERS_RESERVE, BULK_BUFFERS_RESERVE, FLIGHTS_BYTES, RECLAIM_INTERVAL, SESSION_BYTES_MAX, SPILL_BYTES_MAX,
-    TIDY_INTERVAL, TIMER_BYTES, VECTORS_KEPT,
+    TIDY_INTERVAL, TIMER_BYTES,
 };
 use crate::metrics::{ListenerCells, Recorder};
 use crate::relay::{Action, CloseReason, Input, Kill, ReceiveEnd, Relay, Rules, Side, Start, Verdict};
@@ -461,10 +461,11 @@ impl<E: Engine> Sessions<E> {
             self.slots.shrink();
             self.context.timers.shrink();
         }
-        self.context.due.shrink_to(VECTORS_KEPT);
+        // Wholly: a block that was made among those of a crowd, and made shorter, would keep its pages.
+        self.context.due.shrink_to_fit();
         self.context.later.shrink();
-        self.context.ended.shrink_to(VECTORS_KEPT);
-        self.context.starved.iter_mut().for_each(|starved| starved.shrink_to(VECTORS_KEPT));
+        self.context.ended.shrink_to_fit();
+        self.context.starved.iter_mut().for_each(VecDeque::shrink_to_fit);
         let more = engine.tidy(surplus);
         self.context.tidy_at = if more || surplus { now + TIDY_INTERVAL } else { Time::NEVER };
     }

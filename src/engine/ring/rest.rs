@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socke
 use super::{LARGE, NOBODY, Ring, SMALL, tag};
 use crate::engine::host;
 use crate::engine::{Filled, Receive};
-use crate::limits::{BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_PUBLISHED_MIN, VECTORS_KEPT};
+use crate::limits::{BUFFERS_PUBLISHED_MIN, BULK_BUFFERS_PUBLISHED_MIN};
 
 /// What a ring knows of its rest.
 #[derive(Debug, Default)]
@@ -46,8 +46,8 @@ impl Ring {
     pub(super) fn tidy_up(&mut self, freed: bool) -> bool {
         let used = self.small.used() + self.large.used();
         let resting = used == std::mem::replace(&mut self.rest.used, used);
-        self.early.shrink_to(VECTORS_KEPT);
-        self.closing.shrink_to(VECTORS_KEPT);
+        self.early.shrink_to_fit();
+        self.closing.shrink_to_fit();
         if freed {
             self.flights.shrink();
         }

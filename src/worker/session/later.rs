@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use super::Sessions;
 use crate::engine::{Engine, Owner};
-use crate::limits::{BUFFER_BYTES, SPLICE_MESSAGES_FIRST, SPLICE_TURN_BYTES, SPLICE_TURNS_LATER, VECTORS_KEPT};
+use crate::limits::{BUFFER_BYTES, SPLICE_MESSAGES_FIRST, SPLICE_TURN_BYTES, SPLICE_TURNS_LATER};
 use crate::relay::Input;
 use crate::time::Time;
 
@@ -64,7 +64,7 @@ impl Later {
 
     /// Gives back what a crowd has left behind.
     pub(super) fn shrink(&mut self) {
-        self.due.shrink_to(VECTORS_KEPT);
+        self.due.shrink_to_fit();
     }
 
     /// Ends a turn: whether it is time to splice.
