@@ -334,7 +334,7 @@ pub const WEIGHT_MAX: u32 = 65_535;
 /// tables), a scan of all of them a worker some 35 us.
 pub const BACKENDS_MAX: usize = 16 * 1024;
 
-/// Backends up to which `least_connections` looks at all of them: a scan of so many takes some 3 us.
+/// Backends up to which `least_connections` looks at all of them: a scan of so many takes 3 to 7 us.
 pub const LEAST_CONNECTIONS_EXACT_MAX: usize = 1024;
 
 /// How often a client looks again at a group of backends where others have taken what it found free. Each look means that
