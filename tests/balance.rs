@@ -162,7 +162,7 @@ fn with_all_backends_down_clients_are_closed_at_once_without_cpu_and_served_when
     let reasons = ringlb.wait_for_ends(300);
     assert!(reasons.iter().all(|reason| reason == "connect_failed" || reason == "no_backend"), "{reasons:?}");
 
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
 
     let [_, returns, _] = dead;
     let _backend = Backend::on(returns.listen(128), backend::named("back"));

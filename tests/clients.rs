@@ -248,7 +248,7 @@ fn clients_that_wait_for_the_accept_rate_are_served_when_the_process_stops() {
     let first: Vec<_> = (0..3).map(|_| served(ringlb.connect())).collect();
     let waiting: Vec<_> = (0..20).map(|_| ringlb.connect()).collect();
     ringlb.wait_for_log("the rate is reached", is_too_fast);
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
     ringlb.signal(rustix::process::Signal::TERM);
     waiting.into_iter().for_each(|stream| drop(served(stream)));
     drop(first);

@@ -152,7 +152,7 @@ fn backends_that_do_not_read_bound_memory_too() {
     let bound = idle + POOLS + (FLOODS * DIRECTION_BYTES_MAX) as u64 + 16 * MIB;
     let most = anonymous_bytes(ringlb.pid());
     assert!(most <= bound, "{most} bytes of memory, {bound} are the bound");
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
     streams.into_iter().for_each(net::reset);
     assert_eq!(ringlb.wait_for_ends(FLOODS), vec!["client_reset"; FLOODS]);
     ringlb.stop();
@@ -222,7 +222,7 @@ fn clients_above_max_connections_wait_and_are_served_in_order() {
         let mut held: Vec<_> = (0..4).map(|_| greeted(ringlb.connect())).collect();
         ringlb.wait_for_log("the limit is reached", is_full);
         let waiting: Vec<_> = (0..60).map(|_| ringlb.connect()).collect();
-        ringlb.wait_for_rest();
+        ringlb.assert_rests();
         assert_eq!(backend.accepted(), 4);
         for (number, stream) in waiting.into_iter().enumerate() {
             drop(held.remove(0));
@@ -277,7 +277,7 @@ fn with_few_descriptors_from_the_start_clients_wait_and_nobody_is_lost() {
     assert!((10..100).contains(&max), "{ready}");
     let streams: Vec<_> = (0..3 * max).map(|_| ringlb.connect()).collect();
     ringlb.wait_for_log("the limit is reached", is_full);
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
     // Which of them are served first is the workers' matter; each is, when others leave.
     at_once(streams.len(), |number| {
         let mut stream = &streams[number];
@@ -312,7 +312,7 @@ fn out_of_descriptors_accepting_pauses_without_cpu_and_goes_on() {
     drop((held.remove(9), held.remove(0)));
     held.push(greeted(waiting.remove(0)));
     ringlb.wait_for_log("it is out of descriptors", |line| line.contains("cannot accept") && line.contains("EMFILE"));
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
     for stream in &mut held {
         stream.write_all(b"still there\n").expect("sent");
         assert_eq!(net::read_line(stream), "still there");
@@ -365,7 +365,7 @@ fn idle_clients_cost_no_cpu_and_little_memory() {
     let held = at_once(CLIENTS as usize, |_| greeted(ringlb.connect()));
     let each = (anonymous_bytes(ringlb.pid()).saturating_sub(before + POOLS)) / CLIENTS;
     assert!(each < 4096, "{each} bytes for an idle client");
-    ringlb.wait_for_rest();
+    ringlb.assert_rests();
     let busy = cpu_time(ringlb.pid());
     drop(held);
     ringlb.wait_for_ends(1 + CLIENTS as usize);

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 use super::net;
 use super::{DEADLINE, until};
 
+/// The length decides nothing: a process that rests uses a small part of any.
+const REST_PERIOD: Duration = Duration::from_millis(500);
+
 /// A configuration with one listener and one pool, as text in parts. What a test does not set has its default.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -279,17 +282,23 @@ impl Ringlb {
         super::procfs::cpu_time(self.pid())
     }
 
-    /// Waits until it rests, which it must when nothing is to be done. What was asked of it before may still be on its way: the
-    /// kernel lets its socket buffers grow for as long as a peer sends. Who spins never rests. The length of the period
-    /// decides nothing: a process that rests uses a small part of any.
+    /// Nothing is to be done, and so it uses hardly any CPU.
+    pub fn assert_rests(&self) {
+        assert_eq!(self.unrest(), None, "CPU of {REST_PERIOD:?} although there is nothing to do");
+    }
+
+    /// Waits until it rests: for where the kernel may still be filling socket buffers, which grow as long as a peer sends. Who
+    /// spins never rests.
     pub fn wait_for_rest(&self) {
-        let period = Duration::from_millis(500);
-        until("ringlb rests", || {
-            let before = self.cpu_time();
-            thread::sleep(period);
-            let spent = self.cpu_time() - before;
-            (spent < period / 5).then_some(())
-        });
+        until("ringlb rests", || self.unrest().is_none().then_some(()));
+    }
+
+    /// What it uses of the CPU in a period, if that is more than a process that rests uses.
+    fn unrest(&self) -> Option<Duration> {
+        let before = self.cpu_time();
+        thread::sleep(REST_PERIOD);
+        let spent = self.cpu_time() - before;
+        (spent >= REST_PERIOD / 5).then_some(spent)
     }
 }
 

@@ -45,8 +45,6 @@ pub struct Client {
     pub due_ns: u64,
     /// At least one operation has succeeded.
     pub opened: bool,
-    /// An operation is outstanding. Where the answer's end is the stream's, this is longer than bytes are missing.
-    busy: bool,
     sent: usize,
     received: usize,
     number: usize,
@@ -56,35 +54,20 @@ pub struct Client {
 impl Client {
     /// A client without a connection, that has nothing to do.
     pub fn new(number: usize) -> Client {
-        Client {
-            socket: None,
-            due_ns: 0,
-            opened: false,
-            busy: false,
-            sent: usize::MAX,
-            received: usize::MAX,
-            number,
-            operations: 0,
-        }
+        Client { socket: None, due_ns: 0, opened: false, sent: usize::MAX, received: usize::MAX, number, operations: 0 }
     }
 
     /// Whether it has a connection and nothing outstanding on it.
-    pub fn rests(&self) -> bool {
-        self.socket.is_some() && !self.busy
+    pub fn rests(&self, kit: &Kit) -> bool {
+        self.socket.is_some() && self.received >= kit.size
     }
 
     /// Begins the next operation; [`Client::push`] sends its request.
     pub fn begin(&mut self, due_ns: u64) {
         self.due_ns = due_ns;
-        self.busy = true;
         self.sent = 0;
         self.received = 0;
         self.operations += 1;
-    }
-
-    /// Ends the operation, well or not.
-    pub fn end(&mut self) {
-        self.busy = false;
     }
 
     /// Sends what is left of the request, as far as the kernel takes it. True: all of it is sent.
