@@ -178,10 +178,14 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Gives work to those who rest.
+    /// Gives work to those who rest: held connections. Others are never at rest; who has its answer may wait for the end of the
+    /// stream.
     fn start_all(&mut self) -> Result<(), LoadError> {
+        if self.plan.life != Life::Held {
+            return Ok(());
+        }
         for at in 0..self.clients.len() {
-            if self.clients[at].rests() {
+            if self.clients[at].rests(&self.kit) {
                 self.begin(at, None)?;
             }
         }
@@ -343,7 +347,6 @@ impl<'a> Exchange<'a> {
     /// The operation is over; what comes next is the pace's to say.
     fn go_on(&mut self, at: usize) -> Result<(), LoadError> {
         self.busy -= 1;
-        self.clients[at].end();
         if !std::mem::replace(&mut self.clients[at].opened, true) {
             self.opened += 1;
         }
@@ -356,7 +359,6 @@ impl<'a> Exchange<'a> {
 
     fn fall(&mut self, at: usize, fault: Fault) -> Result<(), LoadError> {
         self.busy -= 1;
-        self.clients[at].end();
         self.clients[at].socket = None;
         self.record.failure(fault)?;
         self.fallen.push(at);
