@@ -84,6 +84,12 @@ const CHUNKS_KEPT_SHARE: usize = 8;
 /// cache of glibc). What grows with the number of clients is made of larger ones.
 const BLOCK_CACHED_BYTES: usize = 1032;
 
+/// For so many chunks a list has room from the beginning. One that grew from nothing would leave a block of each small size behind,
+/// among the blocks of the crowd that has made it grow.
+const fn chunks_first<C>() -> usize {
+    BLOCK_CACHED_BYTES / size_of::<C>() + 1
+}
+
 const _: () = assert!(CHUNK < NONE as usize);
 
 impl<T> Default for Slots<T> {
@@ -252,7 +258,7 @@ impl<T> Slots<T> {
             None if (self.chunks.len() + 1) * CHUNK > SLOTS_MAX => return None,
             None => {
                 if self.chunks.is_empty() {
-                    self.chunks.reserve(BLOCK_CACHED_BYTES / size_of::<Chunk<T>>() + 1);
+                    self.chunks.reserve(chunks_first::<Chunk<T>>());
                 }
                 self.chunks.push(Chunk { slots: Box::default(), free_head: NONE, taken: 0, generation: 0 });
                 self.open.resize(self.chunks.len().div_ceil(64), 0);

@@ -1,18 +1,17 @@
 //! What belongs to the slots of a slab and is kept beside it.
 
-use super::BLOCK_CACHED_BYTES;
+use super::{BLOCK_CACHED_BYTES, chunks_first};
 
 /// A row for each slot's number, made when it is first written and let go of, with its neighbours, when all of them are at rest.
 #[derive(Debug)]
 pub struct Rows<T> {
-    chunks: Vec<Option<Box<[T; CHUNK]>>>,
+    chunks: Vec<Chunk<T>>,
 }
 
-const CHUNK: usize = 128;
+/// None while it is let go of.
+type Chunk<T> = Option<Box<[T; CHUNK]>>;
 
-/// Chunks that there is room for from the beginning. A table that grew from nothing would leave a block of each size behind that the
-/// allocator keeps, among the blocks of the crowd that has made it grow.
-const CHUNKS_FIRST: usize = BLOCK_CACHED_BYTES / size_of::<usize>() + 1;
+const CHUNK: usize = 128;
 
 impl<T> Default for Rows<T> {
     fn default() -> Rows<T> {
@@ -47,13 +46,15 @@ impl<T: Copy + Default> Rows<T> {
         }
         let used = self.chunks.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.chunks.truncate(used);
-        self.chunks.shrink_to((2 * used).max(CHUNKS_FIRST));
+        self.chunks.shrink_to((2 * used).max(chunks_first::<Chunk<T>>()));
     }
 
     #[cold]
     fn grow(&mut self, number: usize) {
         const { assert!(size_of::<[T; CHUNK]>() > BLOCK_CACHED_BYTES) };
-        self.chunks.reserve(CHUNKS_FIRST.saturating_sub(self.chunks.len()));
+        if self.chunks.is_empty() {
+            self.chunks.reserve(chunks_first::<Chunk<T>>());
+        }
         if number >= self.chunks.len() {
             self.chunks.resize_with(number + 1, || None);
         }
@@ -67,20 +68,23 @@ mod tests {
 
     #[test]
     fn rows_keep_what_was_written_until_their_neighbours_rest_too() {
+        // More than there is room for from the beginning.
+        let first = chunks_first::<Chunk<u128>>();
+        let count = (2 * first * CHUNK) as u32;
         let mut rows: Rows<u128> = Rows::default();
         assert_eq!(rows.get(3), None);
-        for index in 0..10 * CHUNK as u32 {
+        for index in 0..count {
             *rows.row(index) = u128::from(index) + 1;
         }
         assert_eq!(rows.get(200), Some(&201));
-        for index in (0..10 * CHUNK as u32).filter(|index| *index != 200) {
+        for index in (0..count).filter(|index| *index != 200) {
             *rows.row(index) = 0;
         }
         rows.shrink(|row| *row == 0);
         assert_eq!((rows.get(200), rows.get(201), rows.get(5), rows.chunks.len()), (Some(&201), Some(&0), None, 2));
         *rows.row(200) = 0;
         rows.shrink(|row| *row == 0);
-        assert_eq!((rows.get(200), rows.chunks.len()), (None, 0));
+        assert_eq!((rows.get(200), rows.chunks.len(), rows.chunks.capacity()), (None, 0, first));
         *rows.row(300) = 7;
         assert_eq!((*rows.row(299), *rows.row(300)), (0, 7));
     }
